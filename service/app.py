@@ -1,0 +1,110 @@
+"""The application: the only place where parts are wired together."""
+
+import asyncio
+import fcntl
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from fastapi import FastAPI
+
+from service.api import router
+from service.database.engine import create_engine, create_sessions, migrate
+from service.dispatcher.claim import release_all_locks
+from service.dispatcher.loop import Dispatcher
+from service.dispatcher.reconcile import Parts
+from service.errors import install_error_handlers
+from service.executors.local_process import LocalProcessExecutor
+from service.inference.gateway import warm
+from service.inference.vllm_server import VllmServers
+from service.models.models import served_model_finder
+from service.object_storage import open_storage
+from service.response_headers import ResponseHeaders
+from service.settings import Settings
+from tuning.catalogue import Catalogue
+
+log = logging.getLogger(__name__)
+
+
+class DataDirInUse(Exception):
+    """Another service works on the same data folder."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Raises CatalogueError when `models_file` cannot be used."""
+    app = FastAPI(
+        title="Fettle",
+        description="A self-hosted fine-tuning service with OpenAI's API.",
+        version="0.1.0",
+        lifespan=_lifespan(settings, Catalogue.load(settings.models_file)),
+        openapi_url=None,  # the committed openapi/openapi.yaml is the reference
+        redirect_slashes=False,
+    )
+    install_error_handlers(app)
+    app.add_middleware(ResponseHeaders, organization_id=settings.organization_id)
+    app.include_router(router)
+    app.add_api_route("/health", _health, include_in_schema=False)
+    return app
+
+
+async def _health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+def _lifespan(settings: Settings, catalogue: Catalogue) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with _exclusive(settings.data_dir / "lock"):
+            engine = create_engine(settings.resolved_database_url)
+            await migrate(engine)
+            sessions = create_sessions(engine)
+            if engine.dialect.name == "sqlite":
+                await release_all_locks(sessions)  # whoever held them is dead: the data folder was free
+            storage = open_storage(
+                settings.resolved_storage_uri, endpoint_url=settings.s3_endpoint_url, region=settings.s3_region
+            )
+            servers = VllmServers(settings) if settings.serving == "vllm" else None
+            parts = Parts(
+                settings=settings,
+                catalogue=catalogue,
+                sessions=sessions,
+                storage=storage,
+                executor=LocalProcessExecutor(
+                    settings.executions_dir, settings.cancel_grace, settings.s3_endpoint_url, settings.s3_region
+                ),
+                warm=None if servers is None else lambda model: warm(servers, model),
+            )
+            dispatcher = Dispatcher(parts)
+            app.state.settings = settings
+            app.state.catalogue = catalogue
+            app.state.sessions = sessions
+            app.state.storage = storage
+            app.state.dispatcher = dispatcher
+            app.state.vllm = servers
+            app.state.find_served_model = served_model_finder(sessions, catalogue)
+            running = asyncio.create_task(dispatcher.run(), name="dispatcher")
+            try:
+                yield
+            finally:
+                running.cancel()
+                with suppress(asyncio.CancelledError):
+                    await running
+                if servers is not None:
+                    await servers.stop_all()
+                await engine.dispose()
+
+    return lifespan
+
+
+def _exclusive(path: Path) -> TextIO:
+    """A file that is locked until it is closed, also by a crash. Raises DataDirInUse."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise DataDirInUse(f"{path.parent} is in use by another fettle; stop it or give another --data-dir") from None
+    return file

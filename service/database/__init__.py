@@ -1,0 +1,1 @@
+"""Rows: the engine, the tables, the migrations that make them."""

@@ -1,0 +1,61 @@
+"""What endpoints are given: a session that commits before the answer goes out, and the parts that `app.py` wired."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.database.engine import Sessions
+from service.dispatcher.loop import Dispatcher
+from service.object_storage.base import ObjectStorage
+from service.settings import Settings
+from tuning.catalogue import Catalogue
+
+
+class Wake:
+    """Tells the dispatcher of this process that there is work, once the row that says so is committed."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def after_commit(self, session: AsyncSession) -> None:
+        event.listen(session.sync_session, "after_commit", lambda _: self._dispatcher.wake(), once=True)
+
+
+async def _session(request: Request) -> AsyncIterator[AsyncSession]:
+    async with _sessions(request).begin() as session:
+        yield session
+
+
+def _sessions(request: Request) -> Sessions:
+    return cast(Sessions, request.app.state.sessions)
+
+
+def _settings(request: Request) -> Settings:
+    return cast(Settings, request.app.state.settings)
+
+
+def _catalogue(request: Request) -> Catalogue:
+    return cast(Catalogue, request.app.state.catalogue)
+
+
+def _storage(request: Request) -> ObjectStorage:
+    return cast(ObjectStorage, request.app.state.storage)
+
+
+def _wake(request: Request) -> Wake:
+    return Wake(cast(Dispatcher, request.app.state.dispatcher))
+
+
+Session = Annotated[AsyncSession, Depends(_session, scope="function")]
+"""One request, one transaction; committed before the answer is sent (FastAPI's default scope commits after it)."""
+
+NewSessions = Annotated[Sessions, Depends(_sessions)]
+"""For endpoints that stream: no transaction is open while bytes flow."""
+
+ConfiguredSettings = Annotated[Settings, Depends(_settings)]
+LoadedCatalogue = Annotated[Catalogue, Depends(_catalogue)]
+Storage = Annotated[ObjectStorage, Depends(_storage)]
+Waker = Annotated[Wake, Depends(_wake)]

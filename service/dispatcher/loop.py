@@ -1,0 +1,114 @@
+"""The dispatcher: claims due jobs, takes a step for each at the same time, applies what the steps want changed."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.database.tables import JobRow
+from service.dispatcher.change import Change
+from service.dispatcher.claim import LOCK_TIME, claim_due_jobs, locked_row, renew_lock
+from service.dispatcher.reconcile import Parts, take_step
+from service.files.repository import replace_file
+from service.fine_tuning.repository import add_events, replace_checkpoint
+from service.fine_tuning.status import JobStatus, checked_transition
+from service.models.repository import replace_model
+
+log = logging.getLogger(__name__)
+
+MAX_STEPS_AT_ONCE = 16
+RETRY_AFTER_ERROR = timedelta(seconds=2)  # storage or an executor that does not answer now
+
+
+class Dispatcher:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._wake = asyncio.Event()
+        self._steps: set[asyncio.Task[None]] = set()
+
+    def wake(self) -> None:
+        """There is work: do not wait for the next poll."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled. Steps in flight are then cancelled too; what they did not apply is taken again later."""
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    await self._claim()
+                except Exception:  # the database may be away for a while; the dispatcher outlives that
+                    log.exception("cannot claim jobs")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._parts.settings.poll_interval.total_seconds())
+        finally:
+            for step in self._steps:
+                step.cancel()
+            await asyncio.gather(*self._steps, return_exceptions=True)
+
+    async def _claim(self) -> None:
+        room = MAX_STEPS_AT_ONCE - len(self._steps)
+        if room <= 0:
+            return
+        for job in await claim_due_jobs(self._parts.sessions, room):
+            step = asyncio.create_task(self._step(job), name=f"step of {job.id}")
+            self._steps.add(step)
+            step.add_done_callback(self._steps.discard)
+
+    async def _step(self, job: JobRow) -> None:
+        renewal = asyncio.create_task(self._keep_locked(job))
+        try:
+            change = await take_step(job, self._parts)
+        except Exception:  # a bug or a part that is away: told in the log, tried again, other jobs go on
+            log.exception("the step of job %s (%s) failed", job.id, job.status)
+            change = Change(due_in=RETRY_AFTER_ERROR)
+        except asyncio.CancelledError:
+            await self._give_back(job)
+            raise
+        finally:
+            renewal.cancel()
+        try:
+            await self._apply(job, change)
+        except Exception:  # the lock runs out and the same step is taken again
+            log.exception("the step of job %s (%s) could not be written down", job.id, job.status)
+
+    async def _keep_locked(self, job: JobRow) -> None:
+        while True:
+            await asyncio.sleep(LOCK_TIME.total_seconds() / 3)
+            if not await renew_lock(self._parts.sessions, job):
+                log.warning("job %s was taken over by another dispatcher", job.id)
+                return
+
+    async def _give_back(self, job: JobRow) -> None:
+        async with locked_row(self._parts.sessions, job):
+            pass
+
+    async def _apply(self, job: JobRow, change: Change) -> None:
+        async with locked_row(self._parts.sessions, job) as (session, row):
+            if row is None:
+                return
+            if row.status != job.status:  # cancelled meanwhile: what the step saw is void
+                row.due_at = time.time()
+            else:
+                await _write(session, row, change)
+            is_due = row.due_at is not None and row.due_at <= time.time()
+        if is_due or change.status is not None:  # a job that ended makes room for the next one
+            self.wake()
+
+
+async def _write(session: AsyncSession, row: JobRow, change: Change) -> None:
+    if change.status is not None:
+        row.status = checked_transition(JobStatus(row.status), change.status)
+    for name, value in change.columns.items():
+        setattr(row, name, value)
+    row.due_at = None if change.due_in is None else time.time() + change.due_in.total_seconds()
+    for checkpoint in change.checkpoints:
+        await replace_checkpoint(session, checkpoint)
+    for model in change.models:
+        await replace_model(session, model)
+    for file in change.files:
+        await replace_file(session, file)
+    add_events(session, row.id, change.events)

@@ -1,0 +1,114 @@
+"""What a trainer told: event parts read from storage in order, and what they change."""
+
+import time
+
+from pydantic import TypeAdapter
+
+from service.database.tables import CheckpointRow, JobRow, ModelRow
+from service.dispatcher.change import Change
+from service.fine_tuning.repository import NewEvent
+from service.ids import new_checkpoint_id
+from service.object_storage.base import ObjectNotFound, ObjectStorage
+from tuning.contract import (
+    CheckpointEvent,
+    MessageEvent,
+    MetricsEvent,
+    StartedEvent,
+    StepMetrics,
+    TrainingEvent,
+    event_part_name,
+)
+
+MAX_PARTS_A_STEP = 100  # after a long pause of the service: events appear in portions, not in one huge transaction
+
+_TRAINING_EVENT: TypeAdapter[TrainingEvent] = TypeAdapter(TrainingEvent)
+
+Part = list[TrainingEvent]
+
+
+async def read_events(storage: ObjectStorage, run_prefix: str, next_part: int) -> tuple[list[Part], bool]:
+    """The parts from number `next_part` on, and whether there may be more of them."""
+    parts: list[Part] = []
+    while len(parts) < MAX_PARTS_A_STEP:
+        try:
+            content = await storage.get_bytes(run_prefix + event_part_name(next_part + len(parts)))
+        except ObjectNotFound:
+            return parts, False
+        parts.append([_TRAINING_EVENT.validate_json(line) for line in content.splitlines()])
+    return parts, True
+
+
+def event_changes(job: JobRow, parts: list[Part], model_name: str) -> Change:
+    """`model_name`: of the finished model; checkpoints before the last step append their step to it."""
+    change = Change()
+    for part_number, part in enumerate(parts, start=job.next_event_part):
+        for index, event in enumerate(part):
+            key = f"{job.attempt}-{part_number}-{index}"
+            match event:
+                case StartedEvent():
+                    pass  # the dispatcher's own event already told it
+                case MetricsEvent():
+                    change.events.append(_metrics_event(key, event))
+                    if event.seconds_left is not None:
+                        change.columns["estimated_finish"] = event.created_at + event.seconds_left
+                case CheckpointEvent():
+                    _add_checkpoint(change, job, key, event, model_name)
+                case MessageEvent():
+                    change.events.append(
+                        NewEvent(key=key, level=event.level, message=event.message, created_at=event.created_at)
+                    )
+    return change
+
+
+def _metrics_event(key: str, event: MetricsEvent) -> NewEvent:
+    metrics = event.metrics
+    losses = [
+        f"{name}={value:.2f}"
+        for name, value in (
+            ("training loss", metrics.train_loss),
+            ("validation loss", metrics.valid_loss),
+            ("full validation loss", metrics.full_valid_loss),
+        )
+        if value is not None
+    ]
+    return NewEvent(
+        key=key,
+        type="metrics",
+        message=f"Step {metrics.step}/{metrics.total_steps}: {', '.join(losses)}",
+        data=metrics.model_dump(exclude_none=True),
+        created_at=event.created_at,
+    )
+
+
+def _add_checkpoint(change: Change, job: JobRow, key: str, event: CheckpointEvent, model_name: str) -> None:
+    """The last one is the tuned model itself: it is listed under that name, and exists once the job has succeeded."""
+    is_last = event.step == event.metrics.total_steps
+    name = model_name if is_last else f"{model_name}:ckpt-step-{event.step}"
+    change.checkpoints.append(
+        CheckpointRow(
+            id=new_checkpoint_id(),
+            job_id=job.id,
+            created_at=event.created_at,
+            step_number=event.step,
+            model=name,
+            adapter_sha256=event.adapter_sha256,
+            metrics=_checkpoint_metrics(event.metrics),
+        )
+    )
+    if is_last:
+        return
+    change.models.append(
+        ModelRow(
+            name=name,
+            job_id=job.id,
+            created_at=time.time(),
+            base_model=job.model,
+            adapter_sha256=event.adapter_sha256,
+        )
+    )
+    message = f"Checkpoint created at step {event.step} with Snapshot ID: {name}"
+    change.events.append(NewEvent(key=key, message=message, created_at=event.created_at))
+
+
+def _checkpoint_metrics(metrics: StepMetrics) -> dict[str, float]:
+    return metrics.model_dump(exclude_none=True, exclude={"total_steps"})

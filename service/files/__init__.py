@@ -1,0 +1,1 @@
+"""The files resource: what was uploaded, and what a job left behind."""

@@ -1,0 +1,97 @@
+"""`/v1/files`."""
+
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from service.dependencies import ConfiguredSettings, NewSessions, Session, Storage
+from service.files import files, repository
+from service.files.ranges import RangeNotSatisfiable, parse_range
+from service.files.schemas import UPLOAD_PURPOSES, DeletedFile, File, FilePage
+from service.pagination import After
+
+router = APIRouter(prefix="/files", tags=["Files"])
+
+# The body is parsed as it streams, so FastAPI cannot derive this from parameters.
+_UPLOAD_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": list(UPLOAD_PURPOSES)},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", openapi_extra=_UPLOAD_BODY)
+async def create_file(request: Request, sessions: NewSessions, storage: Storage, settings: ConfiguredSettings) -> File:
+    """Uploads a file. It is streamed to object storage as it arrives; training data has the purpose `fine-tune`."""
+    content_type = request.headers.get("content-type")
+    row = await files.create_file(sessions, storage, request.stream(), content_type, settings.max_file_bytes)
+    return File.from_row(row)
+
+
+@router.get("")
+async def list_files(
+    session: Session,
+    purpose: Annotated[str | None, Query(description="Only files with this purpose.")] = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="By creation.")] = "desc",
+    after: After = None,
+    limit: Annotated[int, Query(ge=0, le=10_000)] = 10_000,
+) -> FilePage:
+    """Files, newest first unless `order` says otherwise."""
+    rows, has_more = await repository.list_files(
+        session, purpose=purpose, after=after, limit=limit, ascending=order == "asc"
+    )
+    data = [File.from_row(row) for row in rows]
+    return FilePage(
+        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=has_more
+    )
+
+
+@router.get("/{file_id}")
+async def retrieve_file(file_id: str, session: Session) -> File:
+    """One file's description."""
+    return File.from_row(await files.get_file(session, file_id))
+
+
+@router.delete("/{file_id}")
+async def delete_file(file_id: str, session: Session, storage: Storage) -> DeletedFile:
+    """Deletes a file and its bytes. A job that still needs it fails with `deleted_training_file`."""
+    await files.delete_file(session, storage, file_id)
+    return DeletedFile(id=file_id)
+
+
+@router.get("/{file_id}/content", response_class=Response)
+async def download_file(
+    file_id: str, session: Session, storage: Storage, range_header: Annotated[str | None, Header(alias="range")] = None
+) -> Response:
+    """A file's bytes, or the part that `Range` asks for."""
+    row = await files.get_file(session, file_id)
+    headers = {"accept-ranges": "bytes"}
+    try:
+        wanted = parse_range(range_header, row.bytes)
+    except RangeNotSatisfiable:
+        headers["content-range"] = f"bytes */{row.bytes}"
+        return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
+    start, end = wanted or (0, row.bytes)
+    headers["content-length"] = str(end - start)
+    if wanted is not None:
+        headers["content-range"] = f"bytes {start}-{end - 1}/{row.bytes}"
+    return StreamingResponse(
+        storage.get(files.storage_key(row.id), start, end),
+        status_code=HTTPStatus.OK if wanted is None else HTTPStatus.PARTIAL_CONTENT,
+        headers=headers,
+        media_type="application/octet-stream",
+    )

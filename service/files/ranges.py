@@ -1,0 +1,26 @@
+"""The `Range` header of a download (RFC 9110): one range of bytes; anything else is answered with the whole."""
+
+import re
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+class RangeNotSatisfiable(Exception):
+    """The range begins behind the end."""
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Start and end (exclusive), or None for the whole content."""
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match[0] == "bytes=-":
+        return None
+    first, last = match.groups()
+    if not first:
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < start:
+            return None  # not a range: RFC 9110 says to ignore it
+    if start >= size or start == end:
+        raise RangeNotSatisfiable
+    return start, end

@@ -1,0 +1,122 @@
+"""The rules of jobs: what may be created, and what a caller may do with one."""
+
+import re
+import secrets
+import time
+from typing import Literal
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.database.tables import FileRow, JobRow
+from service.errors import InvalidRequest, NotFound
+from service.files.repository import get_file
+from service.fine_tuning import repository
+from service.fine_tuning.repository import NewEvent
+from service.fine_tuning.schemas import MAX_SEED, CreateJob
+from service.fine_tuning.status import JobStatus, checked_transition
+from service.ids import FILE_ID_PATTERN, JOB_ID_PATTERN, new_job_id
+from tuning.catalogue import Catalogue
+
+
+async def create_job(session: AsyncSession, catalogue: Catalogue, asked: CreateJob) -> JobRow:
+    """Refuses what can be known now. A bad *content* of a file fails the job later, with the rows named."""
+    if catalogue.get(asked.model) is None:
+        raise InvalidRequest(
+            f"Model {asked.model} is not available for fine-tuning or does not exist. "
+            f"Available: {', '.join(entry.name for entry in catalogue.models)}.",
+            param="model",
+            code="model_not_available",
+        )
+    if asked.resolved_method != "supervised":
+        raise InvalidRequest(
+            f"The method '{asked.resolved_method}' is not available on this server yet; use 'supervised'.",
+            param="method.type",
+            code="method_not_available",
+        )
+    if asked.integrations:
+        raise InvalidRequest(
+            "Integrations are not available on this server yet; leave 'integrations' out.",
+            param="integrations",
+            code="integration_not_available",
+        )
+    if asked.suffix is not None and not name_part(asked.suffix):
+        raise InvalidRequest(f"{asked.suffix!r} has no letter or digit - 'suffix'", param="suffix")
+    await _check_file(session, asked.training_file, "training_file")
+    if asked.validation_file is not None:
+        await _check_file(session, asked.validation_file, "validation_file")
+    row = JobRow(
+        id=new_job_id(),
+        created_at=time.time(),
+        status=JobStatus.VALIDATING_FILES,
+        model=asked.model,
+        training_file=asked.training_file,
+        validation_file=asked.validation_file,
+        suffix=asked.suffix,
+        seed=secrets.randbelow(MAX_SEED + 1) if asked.seed is None else asked.seed,
+        job_metadata=asked.metadata,
+        method_type=asked.resolved_method,
+        hyperparameters=asked.merged_hyperparameters.model_dump(),
+        result_files=[],
+        due_at=time.time(),
+    )
+    session.add(row)
+    await session.flush()
+    events = [
+        NewEvent(key="created", message=f"Created fine-tuning job: {row.id}"),
+        NewEvent(key="validating", message=f"Validating training file: {row.training_file}"),
+    ]
+    if row.validation_file:
+        message = f"Validating validation file: {row.validation_file}"
+        events.append(NewEvent(key="validating-validation", message=message))
+    repository.add_events(session, row.id, events)
+    return row
+
+
+async def get_job(session: AsyncSession, job_id: str) -> JobRow:
+    row = await repository.get_job(session, job_id) if JOB_ID_PATTERN.fullmatch(job_id) else None
+    if row is None:
+        raise _no_such_job(job_id)
+    return row
+
+
+async def cancel_job(session: AsyncSession, job_id: str) -> JobRow:
+    """The job is cancelled at once; the dispatcher then stops what still runs of it."""
+    row = await repository.lock_job(session, job_id) if JOB_ID_PATTERN.fullmatch(job_id) else None
+    if row is None:
+        raise _no_such_job(job_id)
+    status = JobStatus(row.status)
+    if status.is_final:
+        raise InvalidRequest(f"Job {job_id} is already {status} and cannot be cancelled.", code="job_not_cancellable")
+    row.status = checked_transition(status, JobStatus.CANCELLED)
+    row.finished_at = row.due_at = time.time()
+    row.estimated_finish = None
+    repository.add_events(session, job_id, [NewEvent(key="cancelled", message="Fine-tuning job cancelled")])
+    return row
+
+
+def name_part(suffix: str) -> str:
+    """A suffix as it stands in a model's name: the user's own words, without what would break the name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", suffix).strip("-")
+
+
+async def _check_file(
+    session: AsyncSession, file_id: str, param: Literal["training_file", "validation_file"]
+) -> FileRow:
+    if not FILE_ID_PATTERN.fullmatch(file_id):
+        raise InvalidRequest(f"invalid {param}: Invalid File Name", param=param)
+    row = await get_file(session, file_id)
+    if row is None:
+        raise InvalidRequest(
+            f"invalid {param}: File {file_id} does not exist or was deleted. Upload it with POST /v1/files.",
+            param=param,
+        )
+    if row.purpose != "fine-tune":
+        raise InvalidRequest(
+            f"invalid {param}: File {file_id} has purpose '{row.purpose}'; upload it again with purpose 'fine-tune'.",
+            param=param,
+        )
+    return row
+
+
+def _no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"Could not find fine tune: {job_id}", param="fine_tuning_job_id", code="fine_tuning_job_not_found")

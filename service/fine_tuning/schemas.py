@@ -1,0 +1,184 @@
+"""Jobs, events and checkpoints as OpenAI's clients send and read them."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from service.database.tables import CheckpointRow, EventRow, JobRow
+from service.fine_tuning.hyperparameters import Hyperparameters
+
+Metadata = dict[
+    Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]
+]
+
+MAX_SEED = 2**31 - 1
+
+
+class SupervisedMethod(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(BaseModel):
+    """`type` decides; the blocks of the other methods may be there and are not looked at."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: SupervisedMethod | None = None
+    dpo: dict[str, Any] | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class CreateJob(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "fettle-tiny",
+                    "training_file": "file-Zb8jJz0lTgUqsIbPzXnP3A",
+                    "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+                    "suffix": "smart-home",
+                }
+            ]
+        },
+    )
+
+    model: str = Field(description="A base model of the catalogue, as `GET /v1/models` lists them.")
+    training_file: str = Field(description="The id of an uploaded JSONL file with purpose `fine-tune`.")
+    validation_file: str | None = Field(None, description="Measured on, never trained on.")
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = Field(None, deprecated="Use `method`; its values win.")
+    suffix: str | None = Field(None, min_length=1, max_length=64, description="Goes into the tuned model's name.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, strict=True, description="The same seed gives the same adapter.")
+    metadata: Metadata | None = Field(None, max_length=16)
+    integrations: list[dict[str, Any]] | None = None
+
+    @property
+    def resolved_method(self) -> Literal["supervised", "dpo", "reinforcement"]:
+        return self.method.type if self.method else "supervised"
+
+    @property
+    def merged_hyperparameters(self) -> Hyperparameters:
+        """`method.supervised.hyperparameters` over the deprecated `hyperparameters`, field by field."""
+        given = self.hyperparameters.model_dump(exclude_unset=True) if self.hyperparameters else {}
+        if self.method and self.method.supervised and self.method.supervised.hyperparameters:
+            given |= self.method.supervised.hyperparameters.model_dump(exclude_unset=True)
+        return Hyperparameters.model_validate(given)
+
+
+class JobErrorBody(BaseModel):
+    code: str
+    message: str
+    param: str | None
+
+
+class MethodBody(BaseModel):
+    type: Literal["supervised"]
+    supervised: SupervisedMethod
+
+
+class Job(BaseModel):
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    id: str
+    created_at: int
+    finished_at: int | None
+    status: Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    hyperparameters: Hyperparameters
+    method: MethodBody
+    seed: int
+    trained_tokens: int | None
+    estimated_finish: int | None
+    error: JobErrorBody | None
+    metadata: dict[str, str] | None
+    user_provided_suffix: str | None
+    integrations: list[Any] = []
+    usage_metrics: None = None
+    shared_with_openai: Literal[False] = False
+    eval_id: None = None
+
+    @classmethod
+    def from_row(cls, row: JobRow, organization_id: str) -> Self:
+        hyperparameters = Hyperparameters.model_validate(row.hyperparameters)
+        return cls(
+            id=row.id,
+            created_at=int(row.created_at),
+            finished_at=_seconds(row.finished_at),
+            status=row.status,  # type: ignore[arg-type]  # the column holds JobStatus values only
+            model=row.model,
+            fine_tuned_model=row.fine_tuned_model,
+            organization_id=organization_id,
+            training_file=row.training_file,
+            validation_file=row.validation_file,
+            result_files=row.result_files,
+            hyperparameters=hyperparameters,
+            method=MethodBody(type="supervised", supervised=SupervisedMethod(hyperparameters=hyperparameters)),
+            seed=row.seed,
+            trained_tokens=row.trained_tokens,
+            estimated_finish=_seconds(row.estimated_finish),
+            error=JobErrorBody.model_validate(row.error) if row.error else None,
+            metadata=row.job_metadata,
+            user_provided_suffix=row.suffix,
+        )
+
+
+class Event(BaseModel):
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    id: str
+    created_at: int
+    level: Literal["info", "warn", "error"]
+    message: str
+    type: Literal["message", "metrics"]
+    data: dict[str, Any] | None
+
+    @classmethod
+    def from_row(cls, row: EventRow) -> Self:
+        return cls(
+            id=row.id,
+            created_at=int(row.created_at),
+            level=row.level,  # type: ignore[arg-type]
+            message=row.message,
+            type=row.type,  # type: ignore[arg-type]
+            data=row.data,
+        )
+
+
+class Checkpoint(BaseModel):
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    id: str
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, float]
+
+    @classmethod
+    def from_row(cls, row: CheckpointRow) -> Self:
+        return cls(
+            id=row.id,
+            created_at=int(row.created_at),
+            fine_tuned_model_checkpoint=row.model,
+            fine_tuning_job_id=row.job_id,
+            step_number=row.step_number,
+            metrics=row.metrics,
+        )
+
+
+class CheckpointPage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Checkpoint]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def _seconds(time: float | None) -> int | None:
+    return None if time is None else int(time)

@@ -1,0 +1,34 @@
+"""Models as OpenAI's clients read them."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel
+
+from service.database.tables import ModelRow
+from tuning.catalogue import CatalogueEntry
+
+
+class Model(BaseModel):
+    object: Literal["model"] = "model"
+    id: str
+    created: int
+    owned_by: str
+
+    @classmethod
+    def from_entry(cls, entry: CatalogueEntry) -> Self:
+        return cls(id=entry.name, created=entry.created, owned_by=entry.owned_by)
+
+    @classmethod
+    def from_row(cls, row: ModelRow, organization_id: str) -> Self:
+        return cls(id=row.name, created=int(row.created_at), owned_by=organization_id)
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class DeletedModel(BaseModel):
+    object: Literal["model"] = "model"
+    id: str
+    deleted: Literal[True] = True

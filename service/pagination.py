@@ -1,0 +1,47 @@
+"""OpenAI's lists: newest first, walked with `after=<last id>` until `has_more` is false."""
+
+from typing import Annotated, Generic, Literal, Protocol, TypeVar
+
+from fastapi import Query
+from pydantic import BaseModel
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
+
+Item = TypeVar("Item")
+Row = TypeVar("Row")
+
+After = Annotated[str | None, Query(description="The id of the last object of the page before.")]
+
+
+class _HasSeqAndId(Protocol):
+    seq: InstrumentedAttribute[int]
+    id: InstrumentedAttribute[str]
+
+
+class Page(BaseModel, Generic[Item]):
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+
+
+async def paginate(
+    session: AsyncSession,
+    statement: Select[tuple[Row]],
+    table: type[_HasSeqAndId],
+    *,
+    after: str | None,
+    limit: int,
+    ascending: bool = False,
+) -> tuple[list[Row], bool]:
+    """One page of the statement's rows and whether there are more. An unknown `after` gives an empty page."""
+    if limit == 0:
+        return [], False  # nobody can walk on from an empty page
+    if after is not None:
+        seq = await session.scalar(select(table.seq).where(table.id == after))
+        if seq is None:
+            return [], False
+        statement = statement.where(table.seq > seq if ascending else table.seq < seq)
+    statement = statement.order_by(table.seq.asc() if ascending else table.seq.desc()).limit(limit + 1)
+    rows = list(await session.scalars(statement))
+    return rows[:limit], len(rows) > limit

@@ -1,0 +1,41 @@
+"""The headers that every answer carries: `x-request-id`, `openai-processing-ms`, `openai-version`, …"""
+
+import logging
+import time
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.ids import new_request_id
+
+log = logging.getLogger(__name__)
+
+OPENAI_VERSION = "2020-10-01"
+
+
+class ResponseHeaders:
+    """ASGI middleware. A crash behind it is logged with the request id that its client was told."""
+
+    def __init__(self, app: ASGIApp, organization_id: str) -> None:
+        self._app = app
+        self._organization_id = organization_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_request_id()
+        started = time.perf_counter()
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-version"] = OPENAI_VERSION
+                headers["openai-organization"] = self._organization_id
+                headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - started)))
+                if message["status"] >= 500:
+                    log.error("%s %s answered %s (%s)", scope["method"], scope["path"], message["status"], request_id)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

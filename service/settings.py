@@ -1,0 +1,109 @@
+"""All settings of the service, from `FETTLE_*` variables and the command line; the only reader of the environment."""
+
+import ipaddress
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tuning.catalogue import DEFAULT_CATALOGUE
+
+MEGABYTE = 1_000_000
+"""OpenAI counts file limits in decimal megabytes."""
+
+
+class Settings(BaseSettings):
+    """The defaults are for one machine: SQLite and a folder under `data_dir`, local processes, vLLM started by us."""
+
+    model_config = SettingsConfigDict(env_prefix="FETTLE_", extra="ignore", frozen=True)
+
+    # where it listens, and who may call
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Comma-separated. Without keys only a loopback host may be served."""
+    organization: str = Field("fettle", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    """The third part of `ft:{base}:{organization}:{suffix}:{id}`; `organization_id` is `org-` before it."""
+
+    # where its state lies
+    data_dir: Path = Path("fettle-data")
+    database_url: str | None = None
+    """SQLAlchemy's; default: SQLite in the data folder."""
+    storage_uri: str | None = None
+    """`file:///folder` or `s3://bucket/prefix`; default: a folder in the data folder."""
+    s3_endpoint_url: str | None = None
+    s3_region: str | None = None
+    models_file: Path = DEFAULT_CATALOGUE
+
+    # limits
+    max_file_bytes: int = Field(512 * MEGABYTE, gt=0)
+
+    # jobs
+    max_running_jobs: int = Field(1, ge=1)
+    max_attempts: int = Field(3, ge=1)
+    """Starts of one job: a trainer that crashes is started again until this many."""
+    cancel_grace: timedelta = timedelta(seconds=10)
+    """Between SIGTERM and SIGKILL for a cancelled job's processes. Seconds, or ISO 8601."""
+    poll_interval: timedelta = timedelta(seconds=1)
+    """How often a running job is looked at."""
+
+    # serving
+    serving: Literal["vllm", "off"] = "vllm"
+    serving_wait: timedelta = timedelta(seconds=120)
+    """How long a request waits for vLLM to start before it is answered with 503."""
+    vllm_kv_cache_gib: int = Field(1, ge=1)
+    """On the CPU only: memory for the key-value cache of each base model."""
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_keys(cls, values: dict[str, object]) -> dict[str, object]:
+        keys = values.get("api_keys")
+        if isinstance(keys, str):
+            values["api_keys"] = tuple(key.strip() for key in keys.split(",") if key.strip())
+        return values
+
+    @model_validator(mode="after")
+    def _absolute_data_dir(self) -> Self:
+        object.__setattr__(self, "data_dir", self.data_dir.expanduser().resolve())
+        return self
+
+    @property
+    def organization_id(self) -> str:
+        return f"org-{self.organization}"
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'fettle.db'}"
+
+    @property
+    def resolved_storage_uri(self) -> str:
+        return self.storage_uri or (self.data_dir / "objects").as_uri()
+
+    @property
+    def executions_dir(self) -> Path:
+        return self.data_dir / "executions"
+
+    @property
+    def serving_dir(self) -> Path:
+        return self.data_dir / "serving"
+
+    def refusal_to_serve(self) -> str | None:
+        """Why these settings must not be served, or None."""
+        if self.api_keys or _is_loopback(self.host):
+            return None
+        return (
+            f"Refusing to serve on {self.host} without API keys: anyone who reaches this port could read the data and "
+            "start training. Set FETTLE_API_KEYS=key1,key2 or serve on 127.0.0.1."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

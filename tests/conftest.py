@@ -1,0 +1,3 @@
+"""Fixtures by concern; see `tests/fixtures/`."""
+
+pytest_plugins = ["tests.fixtures.service"]

@@ -1,0 +1,58 @@
+"""What every answer carries, also the ones nobody wants."""
+
+import httpx
+import pytest
+
+from tests.fixtures.service import RunningService
+
+ERROR_KEYS = {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/", "/v1/nothing", "/v1/files/", "/v1/fine_tuning/jobs/x/y", "/docs/x"]
+)
+def test_an_unknown_url_is_an_openai_error(service: RunningService, path: str) -> None:
+    answer = httpx.get(service.url + path)
+    assert answer.status_code == 404
+    assert set(answer.json()["error"]) == ERROR_KEYS
+
+
+def test_a_wrong_method_is_an_openai_error_and_names_the_right_ones(service: RunningService) -> None:
+    answer = httpx.put(f"{service.url}/v1/files")
+    assert answer.status_code == 405
+    assert answer.headers["allow"]
+    assert set(answer.json()["error"]) == ERROR_KEYS
+
+
+def test_every_answer_carries_openais_headers(service: RunningService) -> None:
+    for path in ("/v1/models", "/v1/nothing"):
+        headers = httpx.get(service.url + path).headers
+        assert headers["openai-version"] == "2020-10-01"
+        assert headers["openai-organization"] == "org-fettle"
+        assert int(headers["openai-processing-ms"]) >= 0
+        assert headers["x-request-id"]
+
+
+@pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=100000000"])
+def test_a_limit_out_of_range_is_refused_by_name(service: RunningService, query: str) -> None:
+    answer = httpx.get(f"{service.url}/v1/fine_tuning/jobs?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "limit"
+
+
+def test_an_unknown_job_is_not_found_on_every_route(service: RunningService) -> None:
+    for job_id in ("ftjob-" + "a" * 24, "ftjob-x", "..%2F..%2Fetc", "%00"):
+        for method, tail in (("GET", ""), ("GET", "/events"), ("GET", "/checkpoints"), ("POST", "/cancel")):
+            answer = httpx.request(method, f"{service.url}/v1/fine_tuning/jobs/{job_id}{tail}")
+            assert answer.status_code == 404, (job_id, tail)
+            assert set(answer.json()["error"]) == ERROR_KEYS
+
+
+def test_a_base_model_is_listed_and_cannot_be_deleted(service: RunningService) -> None:
+    assert "fettle-tiny" in [model.id for model in service.client.models.list()]
+    assert service.client.models.retrieve("fettle-tiny").owned_by == "fettle"
+    answer = httpx.delete(f"{service.url}/v1/models/fettle-tiny")
+    assert answer.status_code == 400
+    answer = httpx.get(f"{service.url}/v1/models/ft:fettle-tiny:fettle::12345678")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"

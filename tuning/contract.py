@@ -1,0 +1,220 @@
+"""The contract between service and trainer: one spec down; numbered event parts, adapters and one result up.
+
+The trainer's only argument is the URI of its spec. Everything it needs is in there, resolved: no "auto", no default
+for the trainer to choose. It answers through object storage alone, so a run that finishes while the service is down
+is read afterwards and nothing is lost. Keys under a run's prefix (`jobs/<job id>/attempts/<n>/`):
+
+    spec.json                  written by the service before the start
+    events/00000001.jsonl …    event parts without gaps; the reader asks for the next key, never for a listing
+    step_metrics.csv           one row a step, written before the result
+    result.json                written last: its presence means that everything else is whole
+
+Adapters lie outside the run, under `adapters/<sha256>/` (see `adapter_manifest.py`): immutable, named by content.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CONTRACT_VERSION = 1
+
+SPEC_NAME = "spec.json"
+RESULT_NAME = "result.json"
+METRICS_CSV_NAME = "step_metrics.csv"
+
+METRICS_CSV_COLUMNS = (
+    "step",
+    "train_loss",
+    "train_mean_token_accuracy",
+    "valid_loss",
+    "valid_mean_token_accuracy",
+    "full_valid_loss",
+    "full_valid_mean_token_accuracy",
+)
+
+
+def event_part_name(number: int) -> str:
+    """The key of event part `number` (from 1) relative to the run's prefix."""
+    return f"events/{number:08d}.jsonl"
+
+
+class ExitCode(IntEnum):
+    """What the trainer's exit status tells the executor; anything else is a crash and may be tried again."""
+
+    OK = 0
+    USER_ERROR = 64  # EX_USAGE: the job cannot succeed as it was asked for; never tried again
+    PREEMPTED = 75  # EX_TEMPFAIL: stopped by SIGTERM before its last step; start again
+
+
+class ErrorCode(StrEnum):
+    """Why a job failed, as clients see it in `job.error.code`."""
+
+    INVALID_TRAINING_FILE = "invalid_training_file"
+    INVALID_VALIDATION_FILE = "invalid_validation_file"
+    INVALID_N_EXAMPLES = "invalid_n_examples"
+    DELETED_TRAINING_FILE = "deleted_training_file"
+    DELETED_VALIDATION_FILE = "deleted_validation_file"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    """The base model cannot be loaded: missing files, another revision, no network."""
+    DATA_CHANGED = "data_changed"
+    """The trainer rendered other tokens than the service had checked."""
+    OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
+    DIVERGED = "training_diverged"
+    """The loss became NaN or infinite."""
+    ADAPTER_NOT_SERVABLE = "adapter_not_servable"
+    TRAINER_CRASHED = "trainer_crashed"
+    INTERNAL_ERROR = "internal_error"
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- down: the spec -----------------------------------------------------------------------------------------------
+
+
+class BaseModelSpec(_Contract):
+    name: str
+    """The public name in the catalogue."""
+    source: str
+    """A local folder, absolute, or a Hugging Face id."""
+    revision: str | None
+    """A Hugging Face commit; None for a folder."""
+    dtype: Literal["float32", "bfloat16"]
+    template_path: str | None
+    """A chat template file that replaces the model's own; absolute."""
+    template_sha256: str
+    """Of the template's text: the trainer refuses to render with another one."""
+    stop_tokens: tuple[str, ...]
+
+
+class DataSpec(_Contract):
+    uri: str
+    """Of the JSONL file."""
+    receipt_sha256: str
+    """Digest over every token id and mask that the service saw; the trainer refuses to train on anything else."""
+    rows: int
+
+
+class LoraSpec(_Contract):
+    r: int
+    lora_alpha: int
+    lora_dropout: float
+    target_modules: str | tuple[str, ...]
+    """PEFT's: "all-linear" or module names."""
+
+
+class SupervisedSpec(_Contract):
+    type: Literal["supervised"] = "supervised"
+    n_epochs: int
+    batch_size: int
+    """Examples (rows of the file) per optimizer step, exactly; packing changes how they lie in memory, not how many."""
+    learning_rate: float
+    """Absolute: the catalogue's rate times OpenAI's `learning_rate_multiplier`."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"]
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    max_length: int
+    """Tokens; longer rows are cut here, by the same code that made the receipt."""
+    packing: bool
+
+
+class JobSpec(_Contract):
+    version: Literal[1] = CONTRACT_VERSION
+    job_id: str
+    attempt: int
+    """From 1; part of the run's prefix, so that two attempts never write over each other."""
+    base_model: BaseModelSpec
+    training_data: DataSpec
+    validation_data: DataSpec | None
+    method: SupervisedSpec
+    lora: LoraSpec
+    seed: int
+    output_uri: str
+    """The run's prefix, without a trailing slash."""
+    adapters_uri: str
+    """Where adapters lie, each under its own hash; without a trailing slash."""
+
+
+# --- up: events ---------------------------------------------------------------------------------------------------
+
+
+class StepMetrics(_Contract):
+    """OpenAI's metric names; a key is None when it was not measured at this step."""
+
+    step: int
+    total_steps: int
+    train_loss: float | None = None
+    train_mean_token_accuracy: float | None = None
+    valid_loss: float | None = None
+    """On a small fixed sample of the validation rows, weighted by token; `full_valid_*` on all of them."""
+    valid_mean_token_accuracy: float | None = None
+    full_valid_loss: float | None = None
+    full_valid_mean_token_accuracy: float | None = None
+
+
+class _Event(_Contract):
+    created_at: float
+    """Unix seconds."""
+
+
+class StartedEvent(_Event):
+    """The model is loaded and the data checked; the first step comes next."""
+
+    type: Literal["started"] = "started"
+    total_steps: int
+    trainable_parameters: int
+
+
+class MetricsEvent(_Event):
+    type: Literal["metrics"] = "metrics"
+    metrics: StepMetrics
+    seconds_left: float | None = None
+
+
+class CheckpointEvent(_Event):
+    """An adapter that can be served, saved at the end of an epoch; the last one is the job's result."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    step: int
+    epoch: int
+    adapter_sha256: str
+    metrics: StepMetrics
+
+
+class MessageEvent(_Event):
+    type: Literal["message"] = "message"
+    level: Literal["info", "warn", "error"]
+    message: str
+
+
+TrainingEvent = Annotated[
+    StartedEvent | MetricsEvent | CheckpointEvent | MessageEvent,
+    Field(discriminator="type"),
+]
+
+
+# --- up: the result -----------------------------------------------------------------------------------------------
+
+
+class JobError(_Contract):
+    code: ErrorCode
+    message: str
+    param: str | None = None
+
+
+class JobResult(_Contract):
+    version: Literal[1] = CONTRACT_VERSION
+    job_id: str
+    attempt: int
+    error: JobError | None
+    """None when the run succeeded; then the fields below are set."""
+    adapter_sha256: str | None = None
+    trained_tokens: int | None = None
+    """Tokens seen in all epochs, prompt and padding-free, as OpenAI bills them."""
+    steps: int | None = None
+    seconds: dict[str, float] = {}
+    """Seconds by stage: load, train, evaluate, save."""
