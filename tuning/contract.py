@@ -13,11 +13,11 @@ Adapters lie outside the run, under `adapters/<sha256>/` (see `adapter_manifest.
 """
 
 from enum import IntEnum, StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION: Final = 1
 
 SPEC_NAME = "spec.json"
 RESULT_NAME = "result.json"

@@ -1,0 +1,77 @@
+"""`/v1/chat/completions` and `/v1/completions`: find the model, pass the request through to its vLLM."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.errors import InvalidRequest, NotFound, PayloadTooLarge
+from service.inference.gateway import forward
+
+router = APIRouter(tags=["Inference"])
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""Text of the longest contexts in use fits many times over; it is held in memory once per request."""
+
+
+@router.post("/chat/completions")
+async def create_chat_completion(request: Request) -> Response:
+    """Answers a conversation with a base model or a fine-tuned one, whole or as server-sent events."""
+    return await _pass_through("/v1/chat/completions", request)
+
+
+@router.post("/completions")
+async def create_completion(request: Request) -> Response:
+    """Continues a text with a base model or a fine-tuned one, whole or as server-sent events."""
+    return await _pass_through("/v1/completions", request)
+
+
+async def _pass_through(path: str, request: Request) -> Response:
+    servers = request.app.state.vllm
+    if servers is None:
+        raise InvalidRequest("This server tunes models and does not serve them: it runs with FETTLE_SERVING=off.")
+    body = await _read_body(request)
+    model = await request.app.state.find_served_model(body["model"])
+    if model is None:
+        raise NotFound(f"The model '{body['model']}' does not exist", param="model", code="model_not_found")
+    return await _until_disconnect(request, forward(servers, path, body, model))
+
+
+async def _read_body(request: Request) -> dict[str, Any]:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MAX_BODY_BYTES:
+            raise PayloadTooLarge(f"The body of this request may be at most {MAX_BODY_BYTES} bytes long.")
+    try:
+        body = json.loads(content)
+    except ValueError as error:
+        raise InvalidRequest(f"We could not parse the JSON body of your request: {error}.") from error
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body of your request must be a JSON object.")
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        message = "you must provide a model parameter" if model is None else "The value of 'model' must be a string."
+        raise InvalidRequest(message, param="model")
+    return body
+
+
+async def _until_disconnect(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """Cancels the answer, and with it the request to vLLM, when the client goes away before it begins."""
+    answering = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            return Response(status_code=499)  # nobody reads it; nginx's word for a client that left, for the log
+        return answering.result()
+    finally:
+        leaving.cancel()
+        answering.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,85 @@
+"""Chat templates compiled as transformers and vLLM compile them, without either; for `rendering`."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+TEMPLATE_DATE = datetime(2024, 7, 26)
+"""What `strftime_now` tells: the same file must give the same ids tomorrow. It is the date in Llama 3's templates."""
+
+
+class ChatTemplate:
+    """Not for several threads at once: `{% generation %}` notes its place while the text is made."""
+
+    def __init__(self, source: str) -> None:
+        """Raises jinja2.TemplateSyntaxError."""
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = TEMPLATE_DATE.strftime
+        tag = environment.extensions[_GenerationTag.identifier]
+        assert isinstance(tag, _GenerationTag)
+        self._tag = tag
+        self._template = environment.from_string(source)
+
+    @property
+    def has_generation_tags(self) -> bool:
+        return self._tag.is_used
+
+    def render(self, **variables: Any) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and the start and end in it of each `{% generation %}` block. Raises what the template raises:
+        jinja2.TemplateError, or the TypeError, ValueError or LookupError of an expression in it."""
+        self._tag.blocks = []
+        self._tag.spans = []
+        # One block after the other: a tag knows its place only while what stands before it has been collected.
+        for block in self._template.generate(documents=None, **variables):
+            self._tag.blocks.append(block)
+        return "".join(self._tag.blocks), self._tag.spans
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}…{% endgeneration %}` around what the assistant says."""
+
+    tags = {"generation"}  # noqa: RUF012 (declared so by jinja2)
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.is_used = False
+        self.blocks: list[str] = []
+        self.spans: list[tuple[int, int]] = []
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        self.is_used = True
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("note_span"), [], [], body).set_lineno(line)
+
+    def note_span(self, caller: Callable[[], str]) -> str:
+        text = caller()
+        start = sum(map(len, self.blocks))
+        self.spans.append((start, start + len(text)))
+        return text
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
