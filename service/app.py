@@ -41,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan(settings, Catalogue.load(settings.models_file)),
         openapi_url=None,  # the committed openapi/openapi.yaml is the reference
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     install_error_handlers(app)
     app.add_middleware(ResponseHeaders, organization_id=settings.organization_id)

@@ -42,7 +42,7 @@ class ApiError(Exception):
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = message.encode(errors="replace").decode()  # it may quote half a surrogate pair
         self.param = param
         if code is not None:
             self.code = code

@@ -9,6 +9,9 @@ _ALPHABET = string.ascii_letters + string.digits
 
 FILE_ID_PATTERN = re.compile(r"file-[A-Za-z0-9]{22,24}")
 JOB_ID_PATTERN = re.compile(r"ftjob-[A-Za-z0-9]{24}")
+MODEL_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,255}")
+CURSOR_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""Any id of ours; which table it is of, the query finds out."""
 
 
 def new_file_id() -> str:

@@ -1,22 +1,19 @@
 """OpenAI's lists: newest first, walked with `after=<last id>` until `has_more` is false."""
 
-from typing import Annotated, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute
+
+from service.database.tables import ListedTable
+from service.ids import CURSOR_PATTERN
 
 Item = TypeVar("Item")
-Row = TypeVar("Row")
+Row = TypeVar("Row", bound=ListedTable)
 
 After = Annotated[str | None, Query(description="The id of the last object of the page before.")]
-
-
-class _HasSeqAndId(Protocol):
-    seq: InstrumentedAttribute[int]
-    id: InstrumentedAttribute[str]
 
 
 class Page(BaseModel, Generic[Item]):
@@ -27,8 +24,8 @@ class Page(BaseModel, Generic[Item]):
 
 async def paginate(
     session: AsyncSession,
-    statement: Select[tuple[Row]],
-    table: type[_HasSeqAndId],
+    statement: Select[Row],
+    table: type[Row],
     *,
     after: str | None,
     limit: int,
@@ -38,7 +35,9 @@ async def paginate(
     if limit == 0:
         return [], False  # nobody can walk on from an empty page
     if after is not None:
-        seq = await session.scalar(select(table.seq).where(table.id == after))
+        seq = None
+        if CURSOR_PATTERN.fullmatch(after):
+            seq = await session.scalar(select(table.seq).where(table.id == after))
         if seq is None:
             return [], False
         statement = statement.where(table.seq > seq if ascending else table.seq < seq)

@@ -102,9 +102,21 @@ class DetachedProcess:
             if time.monotonic() >= deadline:
                 self._signal(signal.SIGKILL)
             await asyncio.sleep(_POLL_SECONDS)
+        self._kill_stragglers()
 
     def _signal(self, number: signal.Signals) -> None:
         if not self.is_alive():
             return
         with suppress(FileNotFoundError, ValueError, ProcessLookupError):
             os.killpg(int((self.folder / "pid").read_text()), number)
+
+    def _kill_stragglers(self) -> None:
+        """Children that closed the inherited lock, as those of multiprocessing do, outlive a parent that was killed."""
+        with suppress(FileNotFoundError, ValueError, ProcessLookupError):
+            group = int((self.folder / "pid").read_text())
+            with suppress(ChildProcessError):
+                os.waitpid(group, os.WNOHANG)  # our own zombie would look like a leader that lives
+            try:
+                os.kill(group, 0)
+            except ProcessLookupError:
+                os.killpg(group, signal.SIGKILL)  # without a leader: the number cannot have been given to others

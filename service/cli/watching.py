@@ -39,7 +39,8 @@ def watch_job(client: OpenAI, job_id: str, stages: Stages, *, tell_events: bool)
         for event in events:
             data = metrics_of(event)
             if data is None:
-                if tell_events or event.level != "info":
+                is_ending = job.error is not None and event.message == job.error.message  # the caller tells it
+                if (tell_events or event.level != "info") and not is_ending:
                     stages.say(event.message)
                 continue
             first_step = first_step or time.monotonic() - started

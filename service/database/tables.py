@@ -30,11 +30,18 @@ class Table(DeclarativeBase):
     }
 
 
-class FileRow(Table):
-    __tablename__ = "files"
+class ListedTable(Table):
+    """What clients walk through page by page, with an id as their cursor."""
+
+    __abstract__ = True
 
     seq: Mapped[int] = mapped_column(_Sequence, primary_key=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
+
+
+class FileRow(ListedTable):
+    __tablename__ = "files"
+
     created_at: Mapped[float]
     filename: Mapped[str]
     purpose: Mapped[str]
@@ -43,12 +50,10 @@ class FileRow(Table):
     deleted_at: Mapped[float | None]
 
 
-class JobRow(Table):
+class JobRow(ListedTable):
     __tablename__ = "jobs"
     __table_args__ = (Index(None, "due_at"), Index(None, "execution"), Index(None, "status", "seq"))
 
-    seq: Mapped[int] = mapped_column(_Sequence, primary_key=True)
-    id: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[float]
     status: Mapped[str]
     """Changes only through `fine_tuning/status.py`."""
@@ -87,12 +92,10 @@ class JobRow(Table):
     lock_expires_at: Mapped[float | None]
 
 
-class EventRow(Table):
+class EventRow(ListedTable):
     __tablename__ = "events"
     __table_args__ = (UniqueConstraint("job_id", "key"), Index(None, "job_id", "seq"))
 
-    seq: Mapped[int] = mapped_column(_Sequence, primary_key=True)
-    id: Mapped[str] = mapped_column(String(64), unique=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     key: Mapped[str]
     """What this event is about, once for each job: a step that is repeated adds no second one."""
@@ -103,12 +106,10 @@ class EventRow(Table):
     data: Mapped[dict[str, Any] | None]
 
 
-class CheckpointRow(Table):
+class CheckpointRow(ListedTable):
     __tablename__ = "checkpoints"
     __table_args__ = (UniqueConstraint("job_id", "step_number"),)
 
-    seq: Mapped[int] = mapped_column(_Sequence, primary_key=True)
-    id: Mapped[str] = mapped_column(String(64), unique=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[float]
     step_number: Mapped[int]

@@ -17,6 +17,7 @@ from service.database.engine import Sessions
 from service.database.tables import FileRow, JobRow, ModelRow
 from service.dispatcher.change import Change
 from service.dispatcher.progress import event_changes, read_events
+from service.errors import ApiError
 from service.executors.base import Execution, ExecutionState, Executor
 from service.files.files import storage_key
 from service.files.repository import get_file
@@ -246,6 +247,9 @@ async def _publish(job: JobRow, result: JobResult, parts: Parts) -> Change:
             await parts.warm(ServedModel(name, _entry(job, parts), result.adapter_sha256))
         except AdapterRefused as error:
             return _failed(JobError(code=ErrorCode.ADAPTER_NOT_SERVABLE, message=str(error)))
+        except ApiError as error:  # the adapter is good as far as anybody knows: what was trained is not thrown away
+            message = f"The model could not be tried in vLLM yet: {error.message}"
+            events.append(NewEvent(key="not-tried", level="warn", message=message))
     result_file = await _store_result_file(job, parts)
     events += [
         NewEvent(key="model-created", message=f"New fine-tuned model created: {name}"),

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from service.dependencies import ConfiguredSettings, NewSessions, Session, Storage
 from service.files import files, repository
 from service.files.ranges import RangeNotSatisfiable, parse_range
-from service.files.schemas import UPLOAD_PURPOSES, DeletedFile, File, FilePage
+from service.files.schemas import PURPOSES, UPLOAD_PURPOSES, DeletedFile, File, FilePage
 from service.pagination import After
 
 router = APIRouter(prefix="/files", tags=["Files"])
@@ -50,7 +50,9 @@ async def list_files(
     after: After = None,
     limit: Annotated[int, Query(ge=0, le=10_000)] = 10_000,
 ) -> FilePage:
-    """Files, newest first unless `order` says otherwise."""
+    """Files, newest first unless `order` says otherwise. There are none with a purpose that does not exist."""
+    if purpose is not None and purpose not in PURPOSES:
+        return FilePage(data=[], first_id=None, last_id=None, has_more=False)
     rows, has_more = await repository.list_files(
         session, purpose=purpose, after=after, limit=limit, ascending=order == "asc"
     )

@@ -39,8 +39,10 @@ async def create_job(session: AsyncSession, catalogue: Catalogue, asked: CreateJ
             param="integrations",
             code="integration_not_available",
         )
-    if asked.suffix is not None and not name_part(asked.suffix):
-        raise InvalidRequest(f"{asked.suffix!r} has no letter or digit - 'suffix'", param="suffix")
+    if asked.suffix is not None and not (asked.suffix.isprintable() and name_part(asked.suffix)):
+        raise InvalidRequest(
+            f"{asked.suffix!r} must be printable and have a letter or digit - 'suffix'", param="suffix"
+        )
     await _check_file(session, asked.training_file, "training_file")
     if asked.validation_file is not None:
         await _check_file(session, asked.validation_file, "validation_file")

@@ -80,7 +80,39 @@ class MethodBody(BaseModel):
     supervised: SupervisedMethod
 
 
+_JOB_EXAMPLE = {
+    "object": "fine_tuning.job",
+    "id": "ftjob-aQ3kV9mT2pLxW7cYzX81QlWe",
+    "created_at": 1795263550,
+    "finished_at": 1795263700,
+    "status": "succeeded",
+    "model": "fettle-tiny",
+    "fine_tuned_model": "ft:fettle-tiny:fettle:smart-home:zX81QlWe",
+    "organization_id": "org-fettle",
+    "training_file": "file-3bs0p4nJaVgKqpwiteP20A",
+    "validation_file": None,
+    "result_files": ["file-0f8c1f6a2d7e4b93a5c1d2"],
+    "hyperparameters": {"batch_size": 16, "learning_rate_multiplier": 1.0, "n_epochs": 2},
+    "method": {
+        "type": "supervised",
+        "supervised": {"hyperparameters": {"batch_size": 16, "learning_rate_multiplier": 1.0, "n_epochs": 2}},
+    },
+    "seed": 7,
+    "trained_tokens": 1204312,
+    "estimated_finish": None,
+    "error": None,
+    "metadata": None,
+    "user_provided_suffix": "smart-home",
+    "integrations": [],
+    "usage_metrics": None,
+    "shared_with_openai": False,
+    "eval_id": None,
+}
+
+
 class Job(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [_JOB_EXAMPLE]})
+
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     id: str
     created_at: int
@@ -112,7 +144,7 @@ class Job(BaseModel):
             id=row.id,
             created_at=int(row.created_at),
             finished_at=_seconds(row.finished_at),
-            status=row.status,  # type: ignore[arg-type]  # the column holds JobStatus values only
+            status=row.status,
             model=row.model,
             fine_tuned_model=row.fine_tuned_model,
             organization_id=organization_id,
@@ -131,6 +163,22 @@ class Job(BaseModel):
 
 
 class Event(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "fine_tuning.job.event",
+                    "id": "ftevent-6Q0mC1pYwzX2vB4nT8sKdL3f",
+                    "created_at": 1795263612,
+                    "level": "info",
+                    "message": "Step 60/200: training loss=0.73, validation loss=1.46",
+                    "type": "metrics",
+                    "data": {"step": 60, "total_steps": 200, "train_loss": 0.73, "valid_loss": 1.46},
+                }
+            ]
+        }
+    )
+
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     id: str
     created_at: int
@@ -144,14 +192,30 @@ class Event(BaseModel):
         return cls(
             id=row.id,
             created_at=int(row.created_at),
-            level=row.level,  # type: ignore[arg-type]
+            level=row.level,
             message=row.message,
-            type=row.type,  # type: ignore[arg-type]
+            type=row.type,
             data=row.data,
         )
 
 
 class Checkpoint(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "fine_tuning.job.checkpoint",
+                    "id": "ftckpt_c0Rr3ctH0rs3B4tt3ryStapl3",
+                    "created_at": 1795263640,
+                    "fine_tuned_model_checkpoint": "ft:fettle-tiny:fettle:smart-home:zX81QlWe:ckpt-step-100",
+                    "fine_tuning_job_id": "ftjob-aQ3kV9mT2pLxW7cYzX81QlWe",
+                    "step_number": 100,
+                    "metrics": {"step": 100, "train_loss": 0.31, "full_valid_loss": 0.35},
+                }
+            ]
+        }
+    )
+
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     id: str
     created_at: int

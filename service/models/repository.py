@@ -6,9 +6,12 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.tables import ModelRow
+from service.ids import MODEL_NAME_PATTERN
 
 
 async def get_model(session: AsyncSession, name: str) -> ModelRow | None:
+    if not MODEL_NAME_PATTERN.fullmatch(name):
+        return None
     row: ModelRow | None = await session.scalar(
         select(ModelRow).where(ModelRow.name == name, ModelRow.deleted_at.is_(None))
     )

@@ -25,6 +25,3 @@ def test_every_operation_is_described_with_its_errors() -> None:
         assert "422" not in operation["responses"], (path, method)
 
 
-def test_what_clients_send_has_an_example() -> None:
-    schemas = yaml.safe_load(COMMITTED.read_text())["components"]["schemas"]
-    assert schemas["CreateJob"]["examples"]

@@ -56,3 +56,31 @@ def test_a_base_model_is_listed_and_cannot_be_deleted(service: RunningService) -
     answer = httpx.get(f"{service.url}/v1/models/ft:fettle-tiny:fettle::12345678")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "model_not_found"
+
+
+HOSTILE = ["%00", "%ED%A0%80", "..%2F..%2Fetc%2Fpasswd", "'%20OR%201=1--", "%F0%9F%98%80" * 100]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_ids_find_nothing_and_break_nothing(service: RunningService, text: str) -> None:
+    for path in (
+        f"/v1/models/{text}",
+        f"/v1/files/{text}",
+        f"/v1/files/{text}/content",
+        f"/v1/fine_tuning/jobs/{text}",
+    ):
+        assert httpx.get(service.url + path).status_code == 404, path
+    for query in (f"/v1/files?after={text}", f"/v1/files?purpose={text}", f"/v1/fine_tuning/jobs?after={text}"):
+        answer = httpx.get(service.url + query)
+        assert (answer.status_code, answer.json()["data"]) == (200, []), query
+
+
+def test_half_a_surrogate_pair_is_refused_like_anything_else(service: RunningService) -> None:
+    for path in ("/v1/fine_tuning/jobs", "/v1/chat/completions"):
+        answer = httpx.post(
+            service.url + path,
+            content=b'{"model": "\\ud800", "training_file": "file-x"}',
+            headers={"content-type": "application/json"},
+        )
+        assert answer.status_code in (400, 404), path
+        assert set(answer.json()["error"]) == ERROR_KEYS

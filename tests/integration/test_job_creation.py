@@ -107,6 +107,7 @@ def test_a_method_that_is_not_run_is_refused(service: RunningService, training_f
         ({"suffix": ""}, "suffix"),
         ({"suffix": "x" * 65}, "suffix"),
         ({"suffix": "///"}, "suffix"),
+        ({"suffix": "a\0b"}, "suffix"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**31}, "seed"),
         ({"seed": "7"}, "seed"),

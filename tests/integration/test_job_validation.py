@@ -1,4 +1,4 @@
-"""A file that cannot be trained on fails the job, never the request, and the job says which row, which field, and why."""
+"""A file that cannot be trained on fails the job, never the request, and the job says which row, which field, why."""
 
 import json
 from typing import Any

@@ -1,5 +1,6 @@
 """Held-out rows as questions: asked to a model, the answers compared with the row's last message."""
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,18 +68,28 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
 def ask_all(
     client: openai.OpenAI, model: str, questions: Sequence[Question], on_answer: Callable[[int], None]
 ) -> list[Answer]:
-    """Answers in the order of the questions; `on_answer` hears how many have come. Raises OpenAIError."""
-    answered = 0
+    """Answers in the order of the questions; `on_answer` hears how many have come.
+
+    A refused question (no room for an answer in the context) has its refusal for an answer. Raises OpenAIError when
+    all are refused, and for every other failure.
+    """
+    answered = itertools.count(1)
+    refusals: list[openai.BadRequestError] = []
 
     def ask(question: Question) -> Answer:
-        nonlocal answered
-        answer = _ask(client, model, question)
-        answered += 1
-        on_answer(answered)
+        try:
+            answer = _ask(client, model, question)
+        except openai.BadRequestError as error:
+            refusals.append(error)
+            answer = Answer(f"[refused: {error.message}]", ())
+        on_answer(next(answered))
         return answer
 
     with ThreadPoolExecutor(CONCURRENT_QUESTIONS) as threads:
-        return list(threads.map(ask, questions))
+        answers = list(threads.map(ask, questions))
+    if len(refusals) == len(questions):
+        raise refusals[0]
+    return answers
 
 
 def share_of_exact_matches(questions: Sequence[Question], answers: Sequence[Answer]) -> float:
@@ -89,12 +100,9 @@ def share_of_exact_matches(questions: Sequence[Question], answers: Sequence[Answ
 def _ask(client: openai.OpenAI, model: str, question: Question) -> Answer:
     messages: Any = question.messages
     tools: Any = question.tools or openai.omit  # an empty list is an error in OpenAI's API
-    try:
-        completion = client.chat.completions.create(
-            model=model, messages=messages, tools=tools, temperature=0, max_tokens=MAX_ANSWER_TOKENS
-        )
-    except openai.BadRequestError as error:  # a prompt that leaves no room for an answer: that row is lost, no more
-        return Answer(f"[refused: {error.message}]", ())
+    completion = client.chat.completions.create(
+        model=model, messages=messages, tools=tools, temperature=0, max_tokens=MAX_ANSWER_TOKENS
+    )
     return Answer.from_message(completion.choices[0].message.model_dump())
 
 

@@ -1,5 +1,6 @@
 """Detached processes are found again, started once, and stopped with everything that they started."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def test_a_second_start_finds_the_first_running_or_ended(folder: Path) -> None:
     assert not DetachedProcess(folder).start(["true"], os.environ)
 
 
-async def test_it_is_found_again_after_its_parent_was_killed(folder: Path) -> None:
+def test_it_is_found_again_after_its_parent_was_killed(folder: Path) -> None:
     parent = (
         "import os, sys; from pathlib import Path; from service.processes import DetachedProcess;"
         f"DetachedProcess(Path(sys.argv[1])).start({FOREVER!r}, os.environ); os.kill(os.getpid(), 9)"
@@ -54,7 +55,7 @@ async def test_it_is_found_again_after_its_parent_was_killed(folder: Path) -> No
     assert killed.returncode == -signal.SIGKILL
     process = DetachedProcess(folder)
     assert process.is_alive()
-    await process.stop(GRACE)
+    asyncio.run(process.stop(GRACE))
     assert not process.is_alive()
 
 

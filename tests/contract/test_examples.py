@@ -1,0 +1,29 @@
+"""The examples in the API's description are what the stock client parses."""
+
+from typing import Any
+
+import pytest
+from openai.types import FileObject
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from pydantic import BaseModel
+
+from service.files.schemas import File
+from service.fine_tuning.schemas import Checkpoint, CreateJob, Event, Job
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (File, FileObject),
+        (Job, FineTuningJob),
+        (Event, FineTuningJobEvent),
+        (Checkpoint, FineTuningJobCheckpoint),
+        (CreateJob, CreateJob),
+    ],
+)
+def test_an_example_is_valid_on_both_sides(ours: type[BaseModel], theirs: type[BaseModel]) -> None:
+    [example] = ours.model_json_schema()["examples"]
+    parsed: dict[str, Any] = ours.model_validate(example).model_dump(exclude_unset=True)
+    assert parsed == example
+    theirs.model_validate(example, strict=True)

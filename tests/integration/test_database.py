@@ -1,0 +1,80 @@
+"""The migrations make the tables that the code works with, on both databases; locks go to one dispatcher at a time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, update
+
+from service.database.engine import Sessions, create_engine, create_sessions, migrate
+from service.database.tables import JobRow, Table
+from service.dispatcher.claim import claim_due_jobs, locked_row, renew_lock
+from service.ids import new_job_id
+from tests.fixtures.service import new_database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Sessions]:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}" if request.param == "sqlite" else new_database()
+    engine = create_engine(url)
+    await asyncio.gather(*[migrate(engine) for _ in range(3)])  # several services may start at once
+    yield create_sessions(engine)
+    await engine.dispose()
+
+
+async def add_jobs(sessions: Sessions, count: int) -> None:
+    async with sessions.begin() as session:
+        for _ in range(count):
+            session.add(
+                JobRow(
+                    id=new_job_id(),
+                    created_at=time.time(),
+                    status="queued",
+                    model="m",
+                    training_file="f",
+                    seed=1,
+                    method_type="supervised",
+                    hyperparameters={},
+                    result_files=[],
+                    due_at=time.time(),
+                )
+            )
+
+
+async def test_the_migrations_make_the_tables(sessions: Sessions) -> None:
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), Table.metadata))
+
+    async with sessions() as session:
+        connection = await session.connection()
+        assert await connection.run_sync(differences) == []
+
+
+async def test_a_due_job_goes_to_one_of_many_dispatchers(sessions: Sessions) -> None:
+    await add_jobs(sessions, 20)
+    claims = await asyncio.gather(*[claim_due_jobs(sessions, 10) for _ in range(8)])
+    claimed = [job.id for claim in claims for job in claim]
+    assert len(claimed) == len(set(claimed))
+    rest = [job.id for job in await claim_due_jobs(sessions, 20)]
+    assert len(set(claimed) | set(rest)) == 20
+    assert await claim_due_jobs(sessions, 20) == []
+
+
+async def test_a_lock_that_ran_out_is_taken_over_and_its_old_owner_changes_nothing(sessions: Sessions) -> None:
+    await add_jobs(sessions, 1)
+    [old] = await claim_due_jobs(sessions, 1)
+    async with sessions.begin() as session:
+        await session.execute(update(JobRow).values(lock_expires_at=0))
+    [new] = await claim_due_jobs(sessions, 1)
+    assert not await renew_lock(sessions, old)
+    assert await renew_lock(sessions, new)
+    async with locked_row(sessions, old) as (_, row):
+        assert row is None
+    async with locked_row(sessions, new) as (_, row):
+        assert row is not None
+        row.status = "running"
+    assert [job.status for job in await claim_due_jobs(sessions, 1)] == ["running"]
