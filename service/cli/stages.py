@@ -7,7 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LINE_INTERVAL_SECONDS = 5
+LINE_INTERVAL_SECONDS = 10
 """Between two lines of one stage in a pipe."""
 
 

@@ -1,4 +1,4 @@
-"""Fields that vLLM takes from a request and that tenants must not set: refused with their name, never dropped."""
+"""Fields that tenants must not set, or that vLLM would drop without a word: refused with their name."""
 
 from typing import Any
 
@@ -7,6 +7,10 @@ from service.inference.routing import ServedModel
 
 _REFUSED = {
     "chat_template": "a model is served with the template it was trained with",
+    "functions": "send 'tools' instead",
+    "function_call": "send 'tool_choice' instead",
+    "audio": "models are served for text only",
+    "web_search_options": "models here have no access to the web",
     "mm_processor_kwargs": "models are served for text only",
     "media_io_kwargs": "models are served for text only",
     "prompt_embeds": "send the prompt as text or token ids",
@@ -25,6 +29,8 @@ def refuse_unsupported(body: dict[str, Any], model: ServedModel) -> None:
     for field, reason in _REFUSED.items():
         if body.get(field) is not None:
             raise InvalidRequest(f"'{field}' is not supported by this server: {reason}.", param=field)
+    if body.get("modalities") not in (None, ["text"]):
+        raise InvalidRequest("'modalities' can only be [\"text\"] on this server.", param="modalities")
     if body.get("tools") and body.get("tool_choice") != "none" and model.base.tool_parser is None:
         message = f"The model '{model.public_name}' does not support tools. Leave out 'tools'."
         raise InvalidRequest(message, param="tools")

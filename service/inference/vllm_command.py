@@ -58,6 +58,7 @@ def vllm_arguments(base: CatalogueEntry, settings: Settings, folder: Path) -> li
         *("--dtype", base.dtype),
         *("--max-model-len", str(base.context_length)),
         *("--chat-template", str(_template_path(folder))),
+        *("--chat-template-content-format", "string"),  # as `tuning/data` renders; vLLM would guess from the template
         # Our file with nothing but the stop tokens: the model's own would set a temperature that nobody asked for.
         *("--generation-config", str(folder)),
         "--enable-lora",
@@ -73,7 +74,7 @@ def vllm_arguments(base: CatalogueEntry, settings: Settings, folder: Path) -> li
     if base.tool_parser is not None:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", base.tool_parser]
     if is_cpu:
-        # One process less than vLLM's own choice: a third off its start. See VLLM_ENABLE_V1_MULTIPROCESSING, too.
+        # One process less than vLLM's own choice: a quarter off its start. See VLLM_ENABLE_V1_MULTIPROCESSING, too.
         arguments += ["--enforce-eager", "--distributed-executor-backend", "uni"]
     else:
         arguments += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]

@@ -27,7 +27,7 @@ TRAINING = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
 FORBIDDEN = {
     "service": TRAINING | {"vllm"},
     "trainer_image": WEB | {"vllm"},
-    "serving_image": WEB | TRAINING,
+    "serving_image": WEB | (TRAINING - {"torch"}),  # it patches what vLLM computes with torch
 }
 
 HOMES = {

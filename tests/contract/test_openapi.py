@@ -23,5 +23,3 @@ def test_every_operation_is_described_with_its_errors() -> None:
         assert operation["description"], (path, method)
         assert operation["responses"]["default"]["content"]["application/json"]["example"], (path, method)
         assert "422" not in operation["responses"], (path, method)
-
-

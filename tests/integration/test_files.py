@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.fixtures.service import RunningService
+from tests.fixtures.service import RunningService, StartService
 
 
 def test_an_uploaded_file_reads_back_as_it_was(service: RunningService) -> None:
@@ -146,19 +146,15 @@ def test_what_is_no_form_is_refused(service: RunningService) -> None:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
-def test_a_file_over_the_limit_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    service = RunningService(tmp_path / "data", serving="off", max_file_bytes="1000")
-    try:
-        service.start()
-        with pytest.raises(openai.APIStatusError) as error:
-            service.upload(b"x" * 1001)
-        assert error.value.status_code == 413
-        assert "1000" in error.value.message.replace(",", "")
-        assert service.client.files.list().data == []
-        assert list((tmp_path / "data" / "objects").rglob("file-*")) == []
-        service.upload(b"x" * 1000)
-    finally:
-        service.clean_up()
+def test_a_file_over_the_limit_is_refused_and_leaves_nothing(start_service: StartService, tmp_path: Path) -> None:
+    service = start_service(tmp_path / "data", serving="off", max_file_bytes="1000")
+    with pytest.raises(openai.APIStatusError) as error:
+        service.upload(b"x" * 1001)
+    assert error.value.status_code == 413
+    assert "1000" in error.value.message.replace(",", "")
+    assert service.client.files.list().data == []
+    assert list((tmp_path / "data" / "objects").rglob("file-*")) == []
+    service.upload(b"x" * 1000)
 
 
 def test_a_large_file_arrives_whole(service: RunningService, tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ async def test_the_base_model_is_itself_beside_more_adapters_than_fit_into_a_bat
     answers = await asyncio.gather(*(_say(gateway, name) for name in [*names, "tiny", *names, "tiny"]))
     assert answers[12] == answers[25] == alone
     assert answers[:12] == answers[13:25]
-    assert len(set(answers)) > 6
+    assert len(set(answers)) > 6  # the adapters do differ
 
 
 async def test_a_client_that_leaves_stops_the_generation(gateway: Gateway) -> None:
@@ -232,8 +232,6 @@ async def test_vllm_itself_is_closed_but_for_what_the_gateway_needs(gateway: Gat
         for name in ("../x", "/etc", "..%2Fx", "A" * 64, "0" * 63, "0" * 65, f"{'0' * 64}\n"):
             answer = await owner.post("/v1/completions", json={"model": name, "prompt": "a", "max_tokens": 1})
             assert answer.status_code == 404, name
-    environment = Path(f"/proc/{_group(gateway)}/environ").read_bytes()
-    assert b"FETTLE_API_KEYS" not in environment
     assert (_runs(gateway)[-1] / "server.json").stat().st_mode & 0o077 == 0
 
 
@@ -250,8 +248,8 @@ async def test_a_vllm_that_is_killed_is_started_again_and_the_next_requests_answ
     before = await _say(gateway, TUNED)
     killed = _group(gateway)
     os.kill(_api_server(gateway), signal.SIGKILL)
-    answers = await asyncio.gather(_say(gateway, TUNED), _say(gateway, TUNED), _say(gateway, "tiny"))
-    assert answers[:2] == [before, before]
+    first, second = await asyncio.gather(_say(gateway, TUNED), _say(gateway, TUNED))
+    assert first == second == before
     assert len(_runs(gateway)) == 2
     assert (_runs(gateway)[0] / "log").exists()
     assert not _is_group_alive(killed)  # vLLM's engine is a process of its own, and survives its parent

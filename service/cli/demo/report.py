@@ -14,6 +14,9 @@ SAMPLE_ROWS = 12
 PIPE_WIDTH = 160
 """Columns of the table where there is no terminal to ask."""
 
+CELL_CHARACTERS = 160
+"""Of an answer: a model that does not know when to stop fills a screen."""
+
 MAX_BEFORE = 0.10
 MIN_AFTER = 0.80
 
@@ -23,7 +26,6 @@ class Report:
     model: str
     fine_tuned_model: str = ""
     job_id: str = ""
-    training_rows: int = 0
     held_out_rows: int = 0
     held_out_are_validation_rows: bool = False
     exact_match_before: float = 0.0
@@ -57,7 +59,7 @@ def print_answers(questions: list[Question], before: list[Answer], after: list[A
     rows = list(zip(questions, before, after, strict=True))
     for question, early, late in rows[:: max(1, len(rows) // SAMPLE_ROWS)][:SAMPLE_ROWS]:
         expected = question.expected
-        table.add_row(Text(question.text), Text(str(expected)), _judged(early, expected), _judged(late, expected))
+        table.add_row(_cell(question.text), _cell(str(expected)), _judged(early, expected), _judged(late, expected))
     console.print(table)
 
 
@@ -74,4 +76,9 @@ def print_summary(report: Report) -> None:
 
 
 def _judged(answer: Answer, expected: Answer) -> Text:
-    return Text(str(answer) or "(nothing)", style="green" if answer == expected else "red")
+    return _cell(str(answer) or "(nothing)", style="green" if answer == expected else "red")
+
+
+def _cell(content: str, style: str = "") -> Text:
+    shown = content if len(content) <= CELL_CHARACTERS else f"{content[:CELL_CHARACTERS]}…"
+    return Text(shown, style=style)

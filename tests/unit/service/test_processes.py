@@ -14,7 +14,7 @@ from service.processes import DetachedProcess
 from tests.fixtures.service import wait_until
 
 GRACE = timedelta(seconds=20)
-FOREVER = ["sh", "-c", "while true; do sleep 60; done"]
+FOREVER = ["sh", "-c", "touch $0; while true; do sleep 60; done"]
 
 
 @pytest.fixture
@@ -49,12 +49,14 @@ def test_a_second_start_finds_the_first_running_or_ended(folder: Path) -> None:
 def test_it_is_found_again_after_its_parent_was_killed(folder: Path) -> None:
     parent = (
         "import os, sys; from pathlib import Path; from service.processes import DetachedProcess;"
-        f"DetachedProcess(Path(sys.argv[1])).start({FOREVER!r}, os.environ); os.kill(os.getpid(), 9)"
+        f"DetachedProcess(Path(sys.argv[1])).start([*{FOREVER!r}, sys.argv[1] + '/ready'], os.environ);"
+        "os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", parent, str(folder)], check=False)
     assert killed.returncode == -signal.SIGKILL
     process = DetachedProcess(folder)
     assert process.is_alive()
+    wait_until((folder / "ready").exists, 20, "it did not start")
     asyncio.run(process.stop(GRACE))
     assert not process.is_alive()
 
@@ -67,8 +69,9 @@ async def test_stopping_lets_it_end_in_its_own_way(folder: Path) -> None:
 
 
 async def test_what_does_not_stop_is_killed_with_its_children(folder: Path) -> None:
-    process = start(folder, "sh", "-c", 'trap "" TERM; sh -c "trap \\"\\" TERM; while true; do sleep 1; done" & wait')
-    wait_until(lambda: (folder / "pid").exists(), 20, "it did not start")
+    ignore = f'trap "" TERM; touch {folder}/ready; (while true; do sleep 1; done) & wait'
+    process = start(folder, "sh", "-c", ignore)
+    wait_until((folder / "ready").exists, 20, "it did not start")
     await process.stop(timedelta(milliseconds=200))
     assert not process.is_alive()
     assert process.exit_code() is None

@@ -1,0 +1,41 @@
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test check openapi lock clean
+
+# `make install PYTHON=/path/to/python3.12` chooses the interpreter, LOCK=cpu|cuda|portable what is installed
+PYTHON =
+LOCK =
+BIN = .venv/bin
+PACKAGES = tuning service trainer_image serving_image
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: ## install into .venv what the locks under requirements/ name
+	@$(or $(firstword $(foreach name,$(PYTHON) python3 python3.13 python3.12 python3.11,$(shell command -v $(name)))),python3) \
+		requirements/install.py $(if $(PYTHON),--python $(PYTHON)) $(if $(LOCK),--lock $(LOCK))
+
+demo: install ## upload, fine-tune, compare: MODEL= TRAIN= VALIDATION= HELD_OUT= for your own, QUICK=1 for less
+	@$(BIN)/fettle demo $(if $(MODEL),--model '$(MODEL)') $(if $(TRAIN),--train '$(TRAIN)') \
+		$(if $(VALIDATION),--validation '$(VALIDATION)') $(if $(HELD_OUT),--held-out '$(HELD_OUT)') $(if $(QUICK),--quick)
+
+serve: install ## run the service on http://127.0.0.1:8000 with its data in ./data
+	@$(BIN)/fettle serve --data-dir data
+
+test: install ## run the tests
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: install ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(addprefix --package ,$(PACKAGES))
+	$(BIN)/python -m pytest -q tests/contract/test_import_rules.py
+
+openapi: install ## write openapi/openapi.yaml from the app
+	@$(BIN)/fettle openapi > openapi/openapi.yaml.new && mv openapi/openapi.yaml.new openapi/openapi.yaml
+
+lock: install ## make the locks under requirements/ again; LOCK_OPTIONS=--upgrade for new versions
+	@requirements/lock.sh $(LOCK_OPTIONS)
+
+clean: ## remove .venv and what tools and demos left; your data stays
+	rm -rf .venv .demo demo-report.json .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	find $(PACKAGES) tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,17 @@
+#!/bin/sh
+# lock.sh: makes the locks from the .in files and pyproject.toml (`make lock`). Add --upgrade for new versions.
+# uv reads no pip settings: where torch's CPU build lies elsewhere, set UV_FIND_LINKS or UV_EXTRA_INDEX_URL.
+set -eu
+cd "$(dirname "$0")/.."
+.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+lock() {
+    name=$1
+    shift
+    echo "locking requirements/$name.txt"
+    UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+        --no-emit-package fettle --output-file "requirements/$name.txt" \
+        "$@" "requirements/$name.in" requirements/dev.in
+}
+lock cpu --override requirements/cpu.overrides
+lock portable --constraint requirements/cpu.txt
+lock cuda --override requirements/cuda.overrides

@@ -1,0 +1,94 @@
+"""`fettle` as people type it: a process with its exit code and what it prints."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.service import RunningService, free_port
+
+
+def fettle(*arguments: str, base_url: str = "http://127.0.0.1:9/v1") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"FETTLE_BASE_URL": base_url, "COLUMNS": "120"}
+    command = [sys.executable, "-m", "service.cli", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def a_file(folder: Path, rows: int) -> Path:
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    path = folder / "rows.jsonl"
+    path.write_text(f"{json.dumps(row)}\n" * rows, encoding="utf-8")
+    return path
+
+
+def test_a_host_that_others_reach_needs_keys() -> None:
+    refused = fettle("serve", "--host", "0.0.0.0", "--port", "0")
+    assert refused.returncode == 2
+    assert "Refusing to serve on 0.0.0.0 without API keys" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = fettle("serve", "--port", port, "--data-dir", str(tmp_path / "data"))
+    assert refused.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
+
+
+def test_a_catalogue_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    refused = fettle("serve", "--port", "0", "--models", str(tmp_path / "none.yaml"))
+    assert refused.returncode == 2
+    assert "none.yaml" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_no_service_is_one_readable_line() -> None:
+    failed = fettle("jobs", "list", base_url=f"http://127.0.0.1:{free_port()}/v1")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("fettle: No service answers at http://127.0.0.1:")
+    assert failed.stderr.count("\n") == 1
+
+
+def test_an_unknown_job_is_one_readable_line(service: RunningService) -> None:
+    failed = fettle("jobs", "get", "ftjob-abcdefghijklmnopqrstuvwx", base_url=f"{service.url}/v1")
+    assert failed.returncode == 1
+    assert "ftjob-abcdefghijklmnopqrstuvwx" in failed.stderr
+    assert failed.stderr.count("\n") == 1
+
+
+def test_a_watched_job_that_fails_says_why_and_exits_with_1(service: RunningService, tmp_path: Path) -> None:
+    path = a_file(tmp_path, rows=9)
+    base_url = f"{service.url}/v1"
+
+    watched = fettle("jobs", "create", str(path), "--model", "fettle-tiny", "--watch", base_url=base_url)
+
+    job_id = next(line for line in watched.stdout.splitlines() if line.startswith("ftjob-"))
+    assert watched.returncode == 1
+    assert "must have at least 10 examples" in watched.stdout.splitlines()[-1]
+    assert fettle("jobs", "watch", job_id, base_url=base_url).returncode == 1
+    assert job_id in fettle("jobs", "list", base_url=base_url).stdout
+    assert json.loads(fettle("jobs", "get", job_id, base_url=base_url).stdout)["status"] == "failed"
+    assert "Validating training file" in fettle("jobs", "events", job_id, base_url=base_url).stdout
+    assert "cannot" in fettle("jobs", "cancel", job_id, base_url=base_url).stderr
+
+
+def test_an_uploaded_file_is_listed(service: RunningService, tmp_path: Path) -> None:
+    base_url = f"{service.url}/v1"
+    uploaded = fettle("files", "upload", str(a_file(tmp_path, rows=10)), base_url=base_url)
+    file_id = uploaded.stdout.splitlines()[-1]
+    assert file_id.startswith("file-")
+    assert f"{file_id}\t" in fettle("files", "list", "--limit", "5", base_url=base_url).stdout
+
+
+def test_models_are_listed(service: RunningService) -> None:
+    assert "fettle-tiny\t" in fettle("models", "list", base_url=f"{service.url}/v1").stdout
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("jobs", "--help"), ("demo", "--help")])
+def test_help_needs_no_service(arguments: tuple[str, ...]) -> None:
+    assert fettle(*arguments).returncode == 0

@@ -1,0 +1,83 @@
+"""The base model and the adapter on it. Safetensors only, and no code from a model's repository."""
+
+import errno
+import hashlib
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils.hub import cached_file
+
+from trainer_image.errors import TrainingFailed
+from tuning.contract import BaseModelSpec, ErrorCode, JobSpec
+from tuning.data.rendering import ChatRenderer, RenderingError
+
+
+def load_renderer(spec: JobSpec) -> tuple[PreTrainedTokenizerBase, ChatRenderer]:
+    """Raises TrainingFailed when the model's chat template is not the one that the service checked with."""
+    base = spec.base_model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.source, revision=base.revision, trust_remote_code=False)
+        tokenizer_path = str(cached_file(base.source, "tokenizer.json", revision=base.revision))
+        template = Path(base.template_path).read_text("utf-8") if base.template_path else tokenizer.chat_template
+    except (OSError, ValueError) as error:
+        raise _unavailable(base, error) from error
+    digest = hashlib.sha256(str(template).encode()).hexdigest()
+    if digest != base.template_sha256:
+        raise TrainingFailed(
+            ErrorCode.DATA_CHANGED,
+            f"The chat template of model {base.name} is another one (sha256 {digest[:12]}) than the job's data was "
+            f"checked with ({base.template_sha256[:12]}). Create the job again, or restore the template.",
+            "model",
+        )
+    try:
+        return tokenizer, ChatRenderer(template, Path(tokenizer_path), base.stop_tokens, spec.method.max_length)
+    except RenderingError as error:
+        raise _unavailable(base, error) from error
+
+
+def load_model(spec: JobSpec) -> PeftModel:
+    base = spec.base_model
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            base.source,
+            revision=base.revision,
+            dtype=getattr(torch, base.dtype),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise _unavailable(base, error) from error
+    set_seed(spec.seed)  # PEFT draws lora_A here
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=spec.lora.r,
+        lora_alpha=spec.lora.lora_alpha,
+        lora_dropout=spec.lora.lora_dropout,
+        # PEFT takes "all-linear" without the output head: vLLM serves adapters on inner linear layers.
+        target_modules=spec.lora.target_modules
+        if isinstance(spec.lora.target_modules, str)
+        else list(spec.lora.target_modules),
+        bias="none",
+    )
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:  # no module of these names
+        raise TrainingFailed(
+            ErrorCode.ADAPTER_NOT_SERVABLE,
+            f"LoRA cannot be put on model {base.name} with target_modules {spec.lora.target_modules}: {error}",
+        ) from error
+
+
+def _unavailable(base: BaseModelSpec, error: Exception) -> Exception:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return error
+    revision = f" at revision {base.revision}" if base.revision else ""
+    return TrainingFailed(
+        ErrorCode.MODEL_UNAVAILABLE,
+        f"The base model {base.name} ({base.source}{revision}) cannot be loaded: {error}",
+        "model",
+    )

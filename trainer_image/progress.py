@@ -1,0 +1,132 @@
+"""What happens after every step: its numbers, validation, the adapter of an ended epoch, and a stop when asked."""
+
+import logging
+import math
+import random
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_image.checkpoints import publish_adapter
+from trainer_image.methods.supervised import SupervisedTrainer
+from trainer_image.reporting import EventReporter, MetricsCsv, MetricsPace
+from trainer_image.stopwatch import Stopwatch
+from tuning.contract import CheckpointEvent, JobSpec, MetricsEvent, StepMetrics
+
+log = logging.getLogger("trainer")
+
+SAMPLE_ROWS = 32
+SAMPLE_VALIDATIONS = 20
+"""In a run, and less often where the sample would be more than a tenth of the rows trained on in between: a validated
+row costs a third of a trained one, so that all of them stay within a few percent of the run."""
+
+
+class StepProgress(TrainerCallback):
+    """Owns SIGTERM from the start of the loop: the step at hand is finished, and the run too if that was the last."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        trainer: SupervisedTrainer,
+        validation_rows: Dataset | None,
+        reporter: EventReporter,
+        stopwatch: Stopwatch,
+        work_dir: Path,
+    ) -> None:
+        self.steps_per_epoch = math.ceil(len(trainer.train_dataset) / spec.method.batch_size)
+        self.total_steps = self.steps_per_epoch * spec.method.n_epochs
+        self.csv = MetricsCsv(work_dir / "step_metrics.csv")
+        self.adapter_sha256: str | None = None
+        """Of the epoch that ended last."""
+        self._spec = spec
+        self._trainer = trainer
+        self._validation_rows = validation_rows
+        self._validation_sample = _sample(validation_rows, spec.seed)
+        self._validate_every = max(
+            math.ceil(self.total_steps / SAMPLE_VALIDATIONS), math.ceil(10 * SAMPLE_ROWS / spec.method.batch_size)
+        )
+        self._reporter = reporter
+        self._stopwatch = stopwatch
+        self._work_dir = work_dir
+        self._pace = MetricsPace(self.total_steps)
+        self._started = time.monotonic()
+        self._is_stopping = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._started = time.monotonic()
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        step = state.global_step
+        is_epoch_end = step % self.steps_per_epoch == 0
+        totals = self._trainer.step_totals
+        metrics = StepMetrics(
+            step=step,
+            total_steps=self.total_steps,
+            train_loss=totals.mean_loss,
+            train_mean_token_accuracy=totals.accuracy,
+            **self._validate(step, is_epoch_end),
+        )
+        self.csv.add(metrics)
+        if self._pace.is_due(metrics):
+            self._report(metrics)
+        if is_epoch_end:
+            self._publish(metrics, epoch=step // self.steps_per_epoch)
+        if self._is_stopping and step < self.total_steps:
+            control.should_training_stop = True
+
+    def _validate(self, step: int, is_epoch_end: bool) -> dict[str, float]:
+        if self._validation_rows is None:
+            return {}
+        values: dict[str, float] = {}
+        with self._stopwatch.stage("evaluate"):
+            if step in (1, self.total_steps) or step % self._validate_every == 0:
+                totals = self._trainer.evaluate_tokens(self._validation_sample)
+                values |= {"valid_loss": totals.mean_loss, "valid_mean_token_accuracy": totals.accuracy}
+            if is_epoch_end:
+                totals = self._trainer.evaluate_tokens(self._validation_rows)
+                values |= {"full_valid_loss": totals.mean_loss, "full_valid_mean_token_accuracy": totals.accuracy}
+        return values
+
+    def _report(self, metrics: StepMetrics) -> None:
+        seconds_left = (time.monotonic() - self._started) / metrics.step * (self.total_steps - metrics.step)
+        log.info(
+            "step %d/%d: loss %.4f, token accuracy %.3f, %d s left",
+            metrics.step,
+            self.total_steps,
+            metrics.train_loss,
+            metrics.train_mean_token_accuracy,
+            seconds_left,
+        )
+        if metrics.full_valid_loss is not None:
+            log.info("validation: loss %.4f on all rows", metrics.full_valid_loss)
+        self._reporter.report(MetricsEvent(created_at=time.time(), metrics=metrics, seconds_left=seconds_left))
+
+    def _publish(self, metrics: StepMetrics, epoch: int) -> None:
+        with self._stopwatch.stage("save"):
+            self.adapter_sha256 = publish_adapter(self._trainer.model, self._spec, self._work_dir / f"epoch-{epoch}")
+        log.info("epoch %d: adapter %s", epoch, self.adapter_sha256)
+        self._reporter.report(
+            CheckpointEvent(
+                created_at=time.time(),
+                step=metrics.step,
+                epoch=epoch,
+                adapter_sha256=self.adapter_sha256,
+                metrics=metrics,
+            )
+        )
+
+    def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
+        self._is_stopping = True
+
+
+def _sample(rows: Dataset | None, seed: int) -> Dataset | None:
+    """The same rows at every step and in every run with this seed."""
+    if rows is None or len(rows) <= SAMPLE_ROWS:
+        return rows
+    return rows.select(sorted(random.Random(seed).sample(range(len(rows)), SAMPLE_ROWS)))
