@@ -1,16 +1,14 @@
 """The application: the only place where parts are wired together."""
 
 import asyncio
-import fcntl
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from pathlib import Path
-from typing import TextIO
 
 from fastapi import FastAPI
 
 from service.api import router
+from service.data_dir import lock_data_dir
 from service.database.engine import create_engine, create_sessions, migrate
 from service.dispatcher.claim import release_all_locks
 from service.dispatcher.loop import Dispatcher
@@ -26,10 +24,6 @@ from service.settings import Settings
 from tuning.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
-
-
-class DataDirInUse(Exception):
-    """Another service works on the same data folder."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -57,8 +51,7 @@ async def _health() -> dict[str, str]:
 def _lifespan(settings: Settings, catalogue: Catalogue) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        with _exclusive(settings.data_dir / "lock"):
+        with lock_data_dir(settings.data_dir):
             engine = create_engine(settings.resolved_database_url)
             await migrate(engine)
             sessions = create_sessions(engine)
@@ -98,14 +91,3 @@ def _lifespan(settings: Settings, catalogue: Catalogue) -> Callable[[FastAPI], A
                 await engine.dispose()
 
     return lifespan
-
-
-def _exclusive(path: Path) -> TextIO:
-    """A file that is locked until it is closed, also by a crash. Raises DataDirInUse."""
-    file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise DataDirInUse(f"{path.parent} is in use by another fettle; stop it or give another --data-dir") from None
-    return file

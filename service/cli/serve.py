@@ -25,6 +25,7 @@ def serve(
     from pydantic import ValidationError
 
     from service.app import create_app
+    from service.data_dir import DataDirInUse, lock_data_dir
     from service.settings import Settings
     from tuning.catalogue import CatalogueError
 
@@ -40,7 +41,8 @@ def serve(
         raise typer.Exit(REFUSED)
     try:
         app = create_app(settings)
-    except CatalogueError as error:
+        lock_data_dir(settings.data_dir).close()  # a clear word now; the service itself takes the lock when it starts
+    except (CatalogueError, DataDirInUse) as error:
         typer.echo(f"fettle: {error}", err=True)
         raise typer.Exit(REFUSED) from error
     listener = _listen(settings.host, settings.port)

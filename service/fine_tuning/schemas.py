@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from service.database.tables import CheckpointRow, EventRow, JobRow
 from service.fine_tuning.hyperparameters import Hyperparameters
@@ -80,7 +80,7 @@ class MethodBody(BaseModel):
     supervised: SupervisedMethod
 
 
-_JOB_EXAMPLE = {
+_JOB_EXAMPLE: dict[str, JsonValue] = {
     "object": "fine_tuning.job",
     "id": "ftjob-aQ3kV9mT2pLxW7cYzX81QlWe",
     "created_at": 1795263550,

@@ -47,6 +47,13 @@ def test_a_catalogue_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
+def test_a_data_folder_that_another_service_has_is_refused(own_service: RunningService) -> None:
+    refused = fettle("serve", "--port", "0", "--data-dir", str(own_service.data_dir))
+    assert refused.returncode == 2
+    assert "is in use by another fettle" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_no_service_is_one_readable_line() -> None:
     failed = fettle("jobs", "list", base_url=f"http://127.0.0.1:{free_port()}/v1")
     assert failed.returncode == 1

@@ -52,8 +52,13 @@ class RowError(Exception):
         self.field = field
         self.message = message
 
+    @property
+    def fault(self) -> str:
+        """What is wrong, whichever row it is."""
+        return f"{self.field}: {self.message}" if self.field else self.message
+
     def __str__(self) -> str:
-        return f"Row {self.row}: {self.field}: {self.message}" if self.field else f"Row {self.row}: {self.message}"
+        return f"Row {self.row}: {self.fault}"
 
 
 class ChatRow(msgspec.Struct, frozen=True):

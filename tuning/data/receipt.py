@@ -9,6 +9,7 @@ Memory does not grow with the file, only with what `on_row` keeps.
 import codecs
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import BaseModel, ConfigDict
@@ -156,20 +157,45 @@ def make_receipt(
 def read_rows(chunks: Iterable[bytes], renderer: ChatRenderer, *, file: str = "Training file") -> Iterator[RenderedRow]:
     """Every row in order, those without a supervised token too. After the last one, raises DataError if any could not
     be read; RenderingError at once."""
-    errors: list[RowError] = []
-    total_errors = 0
+    refusals = _Refusals()
     for number, line in _split_lines(chunks):
         try:
             yield renderer.render(parse_row(line, number))
         except RowError as error:
-            total_errors += 1
-            if total_errors <= _MAX_LISTED_ERRORS:
-                errors.append(error)
-    if errors:
-        rows = "1 invalid row" if total_errors == 1 else f"{total_errors:,} invalid rows"
-        more = f" (and {total_errors - len(errors):,} more)" if total_errors > len(errors) else ""
-        listed = ". ".join(str(error).rstrip(".") for error in errors)
-        raise DataError(f"{file} has {rows}. {listed}.{more}", tuple(errors), total_errors)
+            refusals.add(error)
+    if refusals.total:
+        raise DataError(f"{file} has {refusals.describe()}", tuple(refusals.first), refusals.total)
+
+
+class _Refusals:
+    """The rows that cannot be read, in bounded memory; those with the same fault are told together."""
+
+    def __init__(self) -> None:
+        self.first: list[RowError] = []
+        self.total = 0
+        self._rows_by_fault: dict[str, list[int]] = {}
+        self._count_by_fault: Counter[str] = Counter()
+
+    def add(self, error: RowError) -> None:
+        self.total += 1
+        if len(self.first) < _MAX_LISTED_ERRORS:
+            self.first.append(error)
+        fault = error.fault
+        if fault not in self._rows_by_fault and len(self._rows_by_fault) == _MAX_LISTED_ERRORS:
+            return
+        rows = self._rows_by_fault.setdefault(fault, [])
+        self._count_by_fault[fault] += 1
+        if len(rows) < _MAX_SUMMARY_ROWS:
+            rows.append(error.row)
+
+    def describe(self) -> str:
+        listed = [
+            f"{_list_rows(tuple(rows), self._count_by_fault[fault]).capitalize()}: {fault.rstrip('.')}."
+            for fault, rows in self._rows_by_fault.items()
+        ]
+        total = "1 invalid row" if self.total == 1 else f"{self.total:,} invalid rows"
+        unlisted = self.total - self._count_by_fault.total()
+        return " ".join([f"{total}.", *listed, *([f"(and {unlisted:,} more)"] if unlisted else [])])
 
 
 def _split_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -73,9 +73,17 @@ def test_every_invalid_row_is_counted_and_the_first_are_told(renderer: ChatRende
     assert error.total_errors == 32
     assert [row.row for row in error.errors[:3]] == [2, 5, 6]
     assert len(error.errors) == 20
-    assert str(error).startswith("Training file has 32 invalid rows. Row 2: messages: must not be empty")
+    assert str(error).startswith("Training file has 32 invalid rows. Rows 2, 6, 7, 8, ")
+    assert " and 11 more: messages: must not be empty" in str(error)
     assert "Row 5: is not valid JSON" in str(error)
-    assert str(error).endswith("(and 12 more)")
+
+
+def test_faults_beyond_the_first_twenty_kinds_are_counted(renderer: ChatRenderer) -> None:
+    bad = [f'{{"messages": [], "key{number}": 1}}'.encode() for number in range(25)]
+    text = str(refusal(renderer, b"\n".join(bad)))
+    assert "key19" in text
+    assert "key20" not in text
+    assert text.endswith("(and 5 more)")
 
 
 def test_one_invalid_row_reads_as_one(renderer: ChatRenderer) -> None:
