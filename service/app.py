@@ -12,7 +12,7 @@ from service.data_dir import lock_data_dir
 from service.database.engine import create_engine, create_sessions, migrate
 from service.dispatcher.claim import release_all_locks
 from service.dispatcher.loop import Dispatcher
-from service.dispatcher.reconcile import Parts
+from service.dispatcher.parts import Parts
 from service.errors import install_error_handlers
 from service.executors.local_process import LocalProcessExecutor
 from service.inference.gateway import warm

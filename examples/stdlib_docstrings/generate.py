@@ -39,7 +39,7 @@ class Entry:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=Path, nargs="?", default=Path(__file__).resolve().parent)
+    parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parent)
     output = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
     for name, rows in make_rows(Path(sysconfig.get_paths()["stdlib"])).items():

@@ -88,7 +88,7 @@ def _request(rng: random.Random, skill: Skill, place: str, value: Value) -> str:
 
 
 def _row(rng: random.Random, text: str, skill: Skill, place: str, value: Value) -> Row:
-    others = rng.sample([other for other in SKILLS if other is not skill], k=rng.choice([2, 2, 2, 3, 4]))
+    others = rng.sample([other for other in SKILLS if other is not skill], k=2)
     tools = [one.schema() for one in rng.sample([skill, *others], k=len(others) + 1)]
     arguments = json.dumps({"entity": f"{skill.device}.{place}", skill.what: value}, ensure_ascii=False)
     call = {

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.database.tables import JobRow
 from service.dispatcher.change import Change
 from service.dispatcher.claim import LOCK_TIME, claim_due_jobs, locked_row, renew_lock
-from service.dispatcher.reconcile import Parts, take_step
+from service.dispatcher.parts import Parts
+from service.dispatcher.reconcile import take_step
 from service.files.repository import replace_file
 from service.fine_tuning.repository import add_events, replace_checkpoint
 from service.fine_tuning.status import JobStatus, checked_transition

@@ -1,0 +1,118 @@
+"""How a run ends: with a model that answers, or without a result and perhaps another attempt."""
+
+import logging
+import time
+from datetime import timedelta
+
+from service.database.tables import FileRow, JobRow, ModelRow
+from service.dispatcher.change import Change
+from service.dispatcher.parts import Parts, run_prefix
+from service.errors import ApiError
+from service.executors.base import Execution
+from service.files.files import storage_key
+from service.fine_tuning.repository import NewEvent
+from service.fine_tuning.status import JobStatus
+from service.ids import result_file_id
+from service.inference.routing import AdapterRefused, ServedModel
+from tuning.contract import METRICS_CSV_NAME, ErrorCode, ExitCode, JobError, JobResult
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_DELAY = timedelta(seconds=1)  # doubled with every attempt
+MAX_RETRY_DOUBLINGS = 8
+SHELL_SIGNAL_BASE = 128  # a shell tells that signal N ended its command by this plus N
+SIGKILL_EXIT_CODE = SHELL_SIGNAL_BASE + 9
+
+
+async def publish(job: JobRow, result: JobResult, parts: Parts) -> Change:
+    """Loads the model where it is served and puts the result file in its place: `succeeded` means that it answers."""
+    assert result.adapter_sha256 is not None
+    name = parts.model_name(job)
+    events = []
+    if parts.warm is not None:
+        try:
+            await parts.warm(ServedModel(name, parts.base_of(job), result.adapter_sha256))
+        except AdapterRefused as error:
+            return Change.failed(JobError(code=ErrorCode.ADAPTER_NOT_SERVABLE, message=str(error)))
+        except ApiError as error:  # the adapter is good as far as anybody knows: what was trained is not thrown away
+            message = f"The model could not be tried in vLLM yet: {error.message}"
+            events.append(NewEvent(key="not-tried", level="warn", message=message))
+    result_file = await _store_result_file(job, parts)
+    events += [
+        NewEvent(key="model-created", message=f"New fine-tuned model created: {name}"),
+        NewEvent(key="completed", message="The job has successfully completed"),
+    ]
+    model = ModelRow(
+        name=name,
+        job_id=job.id,
+        created_at=time.time(),
+        base_model=job.model,
+        adapter_sha256=result.adapter_sha256,
+    )
+    return Change(
+        status=JobStatus.SUCCEEDED,
+        columns={
+            "fine_tuned_model": name,
+            "trained_tokens": result.trained_tokens,
+            "result_files": [result_file.id],
+            "finished_at": time.time(),
+            "estimated_finish": None,
+            "execution": None,
+        },
+        events=events,
+        models=[model],
+        files=[result_file],
+        due_in=None,
+    )
+
+
+async def end_without_result(job: JobRow, execution: Execution, parts: Parts) -> Change:
+    """Another attempt, or a failure once there were enough. A pre-empted run is always started again."""
+    assert job.execution is not None
+    reason = _how_it_ended(execution)
+    log_tail = await parts.executor.log_tail(job.execution)
+    log.warning("job %s, attempt %d: the trainer %s\n%s", job.id, job.attempt, reason, log_tail)
+    is_preempted = execution.exit_code == ExitCode.PREEMPTED
+    if not is_preempted and job.attempt >= parts.settings.max_attempts:
+        message = (
+            f"The training process {reason}; this was attempt {job.attempt} of {parts.settings.max_attempts}. If "
+            "memory is short, a smaller batch_size or shorter rows help; the server's log holds what it printed."
+        )
+        return Change.failed(JobError(code=ErrorCode.TRAINER_CRASHED, message=message))
+    event = NewEvent(
+        key=f"ended-{job.attempt}",
+        level="warn",
+        message=f"The training process {reason}. Starting again from the first step (attempt {job.attempt + 1}).",
+    )
+    return Change(
+        status=JobStatus.QUEUED,
+        columns={"execution": None, "estimated_finish": None},
+        events=[event],
+        due_in=FIRST_RETRY_DELAY * 2 ** min(job.attempt - 1, MAX_RETRY_DOUBLINGS),
+    )
+
+
+async def _store_result_file(job: JobRow, parts: Parts) -> FileRow:
+    file_id = result_file_id(job.id)
+    csv = parts.storage.get(f"{run_prefix(job)}/{METRICS_CSV_NAME}")
+    stored = await parts.storage.put(storage_key(file_id), csv)
+    return FileRow(
+        id=file_id,
+        created_at=time.time(),
+        filename=METRICS_CSV_NAME,
+        purpose="fine-tune-results",
+        bytes=stored.bytes,
+        sha256=stored.sha256,
+    )
+
+
+def _how_it_ended(execution: Execution) -> str:
+    code = execution.exit_code
+    if code == ExitCode.PREEMPTED:
+        return "was stopped before its last step"
+    if code is None:
+        return "disappeared"
+    if code > SHELL_SIGNAL_BASE:
+        out_of_memory = ", as the system does when memory runs out" if code == SIGKILL_EXIT_CODE else ""
+        return f"was killed by signal {code - SHELL_SIGNAL_BASE}{out_of_memory}"
+    return f"ended with exit code {code} and no result"

@@ -1,0 +1,43 @@
+"""The spec that a trainer is started with: everything resolved, from the row and the catalogue."""
+
+from service.database.tables import JobRow
+from service.dispatcher.parts import Parts, run_prefix
+from service.files.files import storage_key
+from service.fine_tuning.hyperparameters import ResolvedHyperparameters, to_lora_spec, to_supervised_spec
+from service.object_storage.base import ObjectStorage
+from tuning.contract import BaseModelSpec, DataSpec, JobSpec
+from tuning.data.receipt import DataReceipt
+
+
+def job_spec(job: JobRow, parts: Parts) -> JobSpec:
+    """Raises CatalogueError when the base model's template cannot be read."""
+    entry, storage = parts.base_of(job), parts.storage
+    resolved = ResolvedHyperparameters.model_validate(job.hyperparameters)
+    validation_data = None
+    if job.validation_file is not None:
+        validation_data = _data_spec(job.validation_file, job.validation_receipt, storage)
+    return JobSpec(
+        job_id=job.id,
+        attempt=job.attempt,
+        base_model=BaseModelSpec(
+            name=entry.name,
+            source=entry.source,
+            revision=entry.revision,
+            dtype=entry.dtype,
+            template_path=entry.chat_template,
+            template_sha256=entry.template_sha256,
+            stop_tokens=entry.stop_tokens,
+        ),
+        training_data=_data_spec(job.training_file, job.training_receipt, storage),
+        validation_data=validation_data,
+        method=to_supervised_spec(resolved, entry),
+        lora=to_lora_spec(entry),
+        seed=job.seed,
+        output_uri=storage.uri(run_prefix(job)),
+        adapters_uri=storage.uri("adapters"),
+    )
+
+
+def _data_spec(file_id: str, receipt: dict[str, object] | None, storage: ObjectStorage) -> DataSpec:
+    checked = DataReceipt.model_validate(receipt)
+    return DataSpec(uri=storage.uri(storage_key(file_id)), receipt_sha256=checked.sha256, rows=checked.trained_rows)

@@ -1,0 +1,44 @@
+"""What steps work with, and the names that they make from a job: the same ones every time."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from service.database.engine import Sessions
+from service.database.tables import JobRow
+from service.executors.base import Executor
+from service.fine_tuning.jobs import name_part
+from service.ids import fine_tuned_model_name
+from service.inference.routing import ServedModel
+from service.object_storage.base import ObjectStorage
+from service.settings import Settings
+from tuning.catalogue import Catalogue, CatalogueEntry, CatalogueError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Made once, in `app.py`."""
+
+    settings: Settings
+    catalogue: Catalogue
+    sessions: Sessions
+    storage: ObjectStorage
+    executor: Executor
+    warm: Callable[[ServedModel], Awaitable[None]] | None
+    """Loads a tuned model where it is served; None: nothing is served here."""
+
+    def base_of(self, job: JobRow) -> CatalogueEntry:
+        """Raises CatalogueError."""
+        entry = self.catalogue.get(job.model)
+        if entry is None:
+            raise CatalogueError(f"The base model {job.model} is no longer in this server's catalogue.")
+        return entry
+
+    def model_name(self, job: JobRow) -> str:
+        """Of the finished model; checkpoints before the last step append their step to it."""
+        suffix = name_part(job.suffix) if job.suffix else None
+        return fine_tuned_model_name(job.model, self.settings.organization, suffix, job.id)
+
+
+def run_prefix(job: JobRow) -> str:
+    """Where the current attempt's spec, events and result lie."""
+    return f"jobs/{job.id}/attempts/{job.attempt}"
