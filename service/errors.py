@@ -117,7 +117,6 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(StorageFull, _render_storage_full)
     app.add_exception_handler(StorageUnavailable, _render_storage_unavailable)
     app.add_exception_handler(ClientDisconnect, _render_to_nobody)
-    app.add_exception_handler(Exception, _render_crash)
 
 
 def render(error: ApiError) -> JSONResponse:
@@ -228,7 +227,8 @@ async def _render_to_nobody(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def _render_crash(request: Request, error: Exception) -> JSONResponse:
+def render_crash() -> JSONResponse:
+    """For anything that is not an ApiError: no detail of ours goes out."""
     body = {
         "error": {
             "message": "The server had an error while processing your request. It is logged under this x-request-id.",

@@ -6,6 +6,7 @@ import time
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import render_crash
 from service.ids import new_request_id
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,12 @@ class ResponseHeaders:
             return
         request_id = new_request_id()
         started = time.perf_counter()
+        has_started = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-version"] = OPENAI_VERSION
@@ -38,4 +42,10 @@ class ResponseHeaders:
                     log.error("%s %s answered %s (%s)", scope["method"], scope["path"], message["status"], request_id)
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("%s %s crashed (%s)", scope["method"], scope["path"], request_id)
+            if has_started:  # too late for a status: the connection is broken off, so that the client notices
+                raise
+            await render_crash()(scope, receive, send_with_headers)

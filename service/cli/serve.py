@@ -1,5 +1,6 @@
 """`fettle serve` and `fettle openapi`."""
 
+import logging
 import socket
 import sys
 from pathlib import Path
@@ -51,6 +52,8 @@ def serve(
     print(f"Fettle answers at {url}; its data is in {settings.data_dir}.")
     if embedded:
         print("Embedded defaults, for one machine: SQLite, a folder, local processes.", flush=True)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("service").setLevel(logging.INFO)
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=STOP_WAIT_SECONDS, access_log=False)
     )

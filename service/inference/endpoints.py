@@ -16,13 +16,34 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 """Text of the longest contexts in use fits many times over; it is held in memory once per request."""
 
 
-@router.post("/chat/completions")
+_CHAT_EXAMPLE: dict[str, Any] = {
+    "model": "ft:fettle-tiny:fettle:smart-home:zX81QlWe",
+    "messages": [{"role": "user", "content": "Turn off the lights in the kitchen."}],
+    "temperature": 0,
+    "stream": False,
+}
+_COMPLETION_EXAMPLE: dict[str, Any] = {"model": "fettle-tiny", "prompt": "The lamp in the", "max_tokens": 16}
+
+
+def _documented(example: dict[str, Any], *also_required: str) -> dict[str, Any]:
+    """The body goes to vLLM as it is, so FastAPI has no type to describe it by."""
+    schema = {
+        "type": "object",
+        "required": ["model", *also_required],
+        "properties": {"model": {"type": "string", "description": "A base model or a fine-tuned one."}},
+        "additionalProperties": True,
+        "description": "OpenAI's request, with what vLLM adds to it; fields that this server refuses are named.",
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
+
+
+@router.post("/chat/completions", openapi_extra=_documented(_CHAT_EXAMPLE, "messages"), response_class=Response)
 async def create_chat_completion(request: Request) -> Response:
     """Answers a conversation with a base model or a fine-tuned one, whole or as server-sent events."""
     return await _pass_through("/v1/chat/completions", request)
 
 
-@router.post("/completions")
+@router.post("/completions", openapi_extra=_documented(_COMPLETION_EXAMPLE, "prompt"), response_class=Response)
 async def create_completion(request: Request) -> Response:
     """Continues a text with a base model or a fine-tuned one, whole or as server-sent events."""
     return await _pass_through("/v1/completions", request)
