@@ -1,6 +1,8 @@
 """All settings of the service, from `FETTLE_*` variables and the command line; the only reader of the environment."""
 
+import difflib
 import ipaddress
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -12,6 +14,10 @@ from tuning.catalogue import DEFAULT_CATALOGUE
 
 MEGABYTE = 1_000_000
 """OpenAI counts file limits in decimal megabytes."""
+
+_OTHERS_VARIABLES = ("FETTLE_BASE_URL", "FETTLE_API_KEY", "FETTLE_WORK_DIR", "FETTLE_TORCH_INDEX_URL")
+"""Of the client commands, the trainer and the installation."""
+_OTHERS_PREFIX = "FETTLE_TEST_"
 
 
 class Settings(BaseSettings):
@@ -98,6 +104,18 @@ class Settings(BaseSettings):
             f"Refusing to serve on {self.host} without API keys: anyone who reaches this port could read the data and "
             "start training. Set FETTLE_API_KEYS=key1,key2 or serve on 127.0.0.1."
         )
+
+
+def unknown_variables() -> list[str]:
+    """`FETTLE_*` variables that nobody reads, each with what may have been meant: a typo must not pass in silence."""
+    known = [f"FETTLE_{name.upper()}" for name in Settings.model_fields] + list(_OTHERS_VARIABLES)
+    unknown = [
+        name
+        for name in os.environ
+        if name.startswith("FETTLE_") and name not in known and not name.startswith(_OTHERS_PREFIX)
+    ]
+    meant = {name: difflib.get_close_matches(name, known, n=1) for name in unknown}
+    return [f"{name} (did you mean {close[0]}?)" if close else name for name, close in meant.items()]
 
 
 def _is_loopback(host: str) -> bool:

@@ -27,7 +27,7 @@ def serve(
 
     from service.app import create_app
     from service.data_dir import DataDirInUse, lock_data_dir
-    from service.settings import Settings
+    from service.settings import Settings, unknown_variables
     from tuning.catalogue import CatalogueError
 
     options = {"host": host, "port": port, "data_dir": data_dir, "models_file": models}
@@ -37,6 +37,9 @@ def serve(
         for problem in error.errors():
             typer.echo(f"fettle: setting {'.'.join(map(str, problem['loc']))}: {problem['msg']}", err=True)
         raise typer.Exit(REFUSED) from error
+    if unknown := unknown_variables():
+        typer.echo(f"fettle: no such setting: {', '.join(unknown)}. service/settings.py has them all.", err=True)
+        raise typer.Exit(REFUSED)
     if refusal := settings.refusal_to_serve():
         typer.echo(f"fettle: {refusal}", err=True)
         raise typer.Exit(REFUSED)

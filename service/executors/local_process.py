@@ -11,7 +11,10 @@ from service.processes import DetachedProcess
 
 # The trainer gets what it needs to find Python, the GPU, base models and the object storage, and nothing else: no
 # API keys, no database URL.
-_PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
+_PASSED_ON = (
+    *("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "SSL_CERT_FILE", "LD_LIBRARY_PATH"),
+    "FETTLE_WORK_DIR",
+)
 _PASSED_ON_PREFIXES = ("AWS_", "HF_", "CUDA_", "NVIDIA_", "OMP_", "MKL_")
 
 

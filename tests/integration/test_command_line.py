@@ -32,6 +32,13 @@ def test_a_host_that_others_reach_needs_keys() -> None:
     assert "Traceback" not in refused.stderr
 
 
+def test_a_setting_that_does_not_exist_is_refused_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FETTLE_MAX_RUNING_JOBS", "2")
+    refused = fettle("serve", "--port", "0")
+    assert refused.returncode == 2
+    assert "FETTLE_MAX_RUNING_JOBS (did you mean FETTLE_MAX_RUNNING_JOBS?)" in refused.stderr
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
