@@ -3,7 +3,6 @@
     ApiError
     ├── InvalidRequest          400
     ├── AuthenticationError     401
-    ├── PermissionDenied        403
     ├── NotFound                404
     ├── MethodNotAllowed        405
     ├── PayloadTooLarge         413
@@ -63,10 +62,6 @@ class InvalidRequest(ApiError):
 class AuthenticationError(ApiError):
     status = HTTPStatus.UNAUTHORIZED
     code = "invalid_api_key"
-
-
-class PermissionDenied(ApiError):
-    status = HTTPStatus.FORBIDDEN
 
 
 class NotFound(ApiError):

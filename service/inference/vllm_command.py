@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from service.settings import Settings
 from tuning.catalogue import CatalogueEntry, CatalogueError
+from tuning.data.rendering import CONTENT_FORMAT
 
 KEY_VARIABLE = "VLLM_API_KEY"
 
@@ -58,7 +59,7 @@ def vllm_arguments(base: CatalogueEntry, settings: Settings, folder: Path) -> li
         *("--dtype", base.dtype),
         *("--max-model-len", str(base.context_length)),
         *("--chat-template", str(_template_path(folder))),
-        *("--chat-template-content-format", "string"),  # as `tuning/data` renders; vLLM would guess from the template
+        *("--chat-template-content-format", CONTENT_FORMAT),  # vLLM would guess one from the template
         # Our file with nothing but the stop tokens: the model's own would set a temperature that nobody asked for.
         *("--generation-config", str(folder)),
         "--enable-lora",
