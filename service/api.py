@@ -1,14 +1,13 @@
 """Table of contents of the API: one line per resource."""
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
-from service.auth import require_key
 from service.files.endpoints import router as files
 from service.fine_tuning.endpoints import router as fine_tuning
 from service.inference.endpoints import router as inference
 from service.models.endpoints import router as models
 
-router = APIRouter(prefix="/v1", dependencies=[Depends(require_key)])
+router = APIRouter(prefix="/v1")
 router.include_router(files)
 router.include_router(fine_tuning)
 router.include_router(models)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -19,6 +19,7 @@ from service.inference.gateway import warm
 from service.inference.vllm_server import VllmServers
 from service.models.models import served_model_finder
 from service.object_storage import open_storage
+from service.projects.repository import DEFAULT_ORGANIZATION_ID, rename_organization
 from service.response_headers import ResponseHeaders
 from service.settings import Settings
 from tuning.catalogue import Catalogue
@@ -38,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     install_error_handlers(app)
-    app.add_middleware(ResponseHeaders, organization_id=settings.organization_id)
+    app.add_middleware(ResponseHeaders)
     app.include_router(router)
     app.add_api_route("/health", _health, include_in_schema=False)
     return app
@@ -55,6 +56,8 @@ def _lifespan(settings: Settings, catalogue: Catalogue) -> Callable[[FastAPI], A
             engine = create_engine(settings.resolved_database_url)
             await migrate(engine)
             sessions = create_sessions(engine)
+            async with sessions.begin() as session:
+                await rename_organization(session, DEFAULT_ORGANIZATION_ID, settings.organization)
             if engine.dialect.name == "sqlite":
                 await release_all_locks(sessions)  # whoever held them is dead: the data folder was free
             storage = open_storage(
@@ -79,13 +82,14 @@ def _lifespan(settings: Settings, catalogue: Catalogue) -> Callable[[FastAPI], A
             app.state.dispatcher = dispatcher
             app.state.vllm = servers
             app.state.find_served_model = served_model_finder(sessions, catalogue)
-            running = asyncio.create_task(dispatcher.run(), name="dispatcher")
+            background = [dispatcher]
+            running = [asyncio.create_task(part.run()) for part in background]
             try:
                 yield
             finally:
-                running.cancel()
-                with suppress(asyncio.CancelledError):
-                    await running
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
                 if servers is not None:
                     await servers.stop_all()
                 await engine.dispose()

@@ -1,37 +1,143 @@
-"""Who may call: a bearer key from the settings; without configured keys everybody on this machine."""
+"""Who calls: an operator (a key of the settings, or anybody on a machine without keys) or a key of a project.
 
+Endpoints name the role they need by the type of their `caller`: `Reader`, `Writer` or `Admin`.
+"""
+
+import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import SecretStr
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.dependencies import ConfiguredSettings
-from service.errors import AuthenticationError
+from service.dependencies import ConfiguredSettings, NewSessions
+from service.errors import AuthenticationError, PermissionDenied
+from service.projects import repository
+from service.projects.repository import DEFAULT_ORGANIZATION_ID
+from service.projects.roles import Role
+from service.settings import Settings
 
-_bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer KEY`, a key of FETTLE_API_KEYS.")
+_bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer KEY`, as the OpenAI SDKs send it.")
+_azure_header = APIKeyHeader(name="api-key", auto_error=False, description="The same key, as Azure's clients send it.")
 
 
-async def require_key(
-    settings: ConfiguredSettings, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
-    if not settings.api_keys:
-        return
-    if credentials is None:
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and in which project: every query of the request is limited to it."""
+
+    organization_id: str
+    organization: str
+    """Its name: the third part of a tuned model's name."""
+    project_id: str
+    role: Role
+    key_id: str | None
+    """None: an operator of this installation."""
+
+    @property
+    def is_operator(self) -> bool:
+        return self.key_id is None
+
+
+async def _caller(
+    request: Request,
+    sessions: NewSessions,
+    settings: ConfiguredSettings,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    azure_key: Annotated[str | None, Depends(_azure_header)],
+) -> Caller:
+    key = bearer.credentials if bearer is not None else azure_key
+    async with sessions.begin() as session:
+        caller = await authenticate(
+            session,
+            settings,
+            key,
+            organization_id=request.headers.get("openai-organization") or None,
+            project_id=request.headers.get("openai-project") or None,
+        )
+    request.state.caller = caller  # for the headers of the answer
+    return caller
+
+
+async def authenticate(
+    session: AsyncSession, settings: Settings, key: str | None, *, organization_id: str | None, project_id: str | None
+) -> Caller:
+    """`organization_id` and `project_id`: what the headers name. Raises AuthenticationError."""
+    row = await repository.find_key(session, key_hash(key)) if key else None
+    if row is None:
+        if not await _is_operator(session, settings, key):
+            raise _refused(key)
+        return await _at_work(
+            session, organization_id or DEFAULT_ORGANIZATION_ID, project_id, role=Role.ADMIN, key_id=None
+        )
+    await repository.note_use(session, row)
+    if organization_id not in (None, row.organization_id):
         raise AuthenticationError(
+            "OpenAI-Organization header should match organization for API key", code="mismatched_organization"
+        )
+    if row.project_id is not None and project_id not in (None, row.project_id):
+        raise AuthenticationError("OpenAI-Project header should match project for API key", code="mismatched_project")
+    return await _at_work(
+        session, row.organization_id, row.project_id or project_id, role=Role(row.role), key_id=row.id
+    )
+
+
+async def _is_operator(session: AsyncSession, settings: Settings, key: str | None) -> bool:
+    if settings.api_keys:
+        # every key is compared, so that the time tells nothing
+        matches = [
+            hmac.compare_digest((key or "").encode(errors="replace"), known.get_secret_value().encode())
+            for known in settings.api_keys
+        ]
+        return any(matches)
+    return not await repository.has_keys(session)
+
+
+async def _at_work(
+    session: AsyncSession, organization_id: str, project_id: str | None, *, role: Role, key_id: str | None
+) -> Caller:
+    workplace = await repository.find_workplace(session, organization_id, project_id)
+    if workplace is None:
+        if project_id is None:
+            raise AuthenticationError(f"No such organization: {organization_id}.", code="invalid_organization")
+        raise AuthenticationError(
+            f"No such project in organization {organization_id}: {project_id}.", code="invalid_project"
+        )
+    organization, project = workplace
+    return Caller(organization.id, organization.name, project.id, role, key_id)
+
+
+def key_hash(key: str) -> str:
+    return hashlib.sha256(key.encode(errors="replace")).hexdigest()
+
+
+def redacted(key: str) -> str:
+    return f"{key[:3]}***{key[-4:]}" if len(key) > 12 else "***"
+
+
+def _refused(key: str | None) -> AuthenticationError:
+    if not key:
+        return AuthenticationError(
             "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'."
         )
-    if not _is_known(credentials.credentials, settings.api_keys):
-        raise AuthenticationError(f"Incorrect API key provided: {_masked(credentials.credentials)}.")
+    return AuthenticationError(f"Incorrect API key provided: {redacted(key)}.")
 
 
-def _is_known(key: str, known: Sequence[SecretStr]) -> bool:
-    # every key is compared, so that the time tells nothing
-    matches = [hmac.compare_digest(key.encode(), other.get_secret_value().encode()) for other in known]
-    return any(matches)
+def _with_role(role: Role) -> Callable[[Caller], Awaitable[Caller]]:
+    async def check(caller: Reader) -> Caller:
+        if not caller.role.includes(role):
+            raise PermissionDenied(
+                f"You have insufficient permissions for this operation: it needs a key with the role '{role}', and "
+                f"yours has '{caller.role}'.",
+                code="insufficient_permissions",
+            )
+        return caller
+
+    return check
 
 
-def _masked(key: str) -> str:
-    return f"{key[:3]}***{key[-4:]}" if len(key) > 12 else "***"
+Reader = Annotated[Caller, Depends(_caller)]
+Writer = Annotated[Caller, Depends(_with_role(Role.WRITER))]
+Admin = Annotated[Caller, Depends(_with_role(Role.ADMIN))]

@@ -1,6 +1,6 @@
 """What endpoints are given: a session that commits before the answer goes out, and the parts that `app.py` wired."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
@@ -15,13 +15,13 @@ from tuning.catalogue import Catalogue
 
 
 class Wake:
-    """Tells the dispatcher of this process that there is work, once the row that says so is committed."""
+    """Tells a background loop of this process that there is work, once the row that says so is committed."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
 
     def after_commit(self, session: AsyncSession) -> None:
-        event.listen(session.sync_session, "after_commit", lambda _: self._dispatcher.wake(), once=True)
+        event.listen(session.sync_session, "after_commit", lambda _: self._wake(), once=True)
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:
@@ -46,7 +46,7 @@ def _storage(request: Request) -> ObjectStorage:
 
 
 def _wake(request: Request) -> Wake:
-    return Wake(cast(Dispatcher, request.app.state.dispatcher))
+    return Wake(cast(Dispatcher, request.app.state.dispatcher).wake)
 
 
 Session = Annotated[AsyncSession, Depends(_session, scope="function")]

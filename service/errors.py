@@ -3,6 +3,7 @@
     ApiError
     ├── InvalidRequest          400
     ├── AuthenticationError     401
+    ├── PermissionDenied        403
     ├── NotFound                404
     ├── MethodNotAllowed        405
     ├── PayloadTooLarge         413
@@ -62,6 +63,10 @@ class InvalidRequest(ApiError):
 class AuthenticationError(ApiError):
     status = HTTPStatus.UNAUTHORIZED
     code = "invalid_api_key"
+
+
+class PermissionDenied(ApiError):
+    status = HTTPStatus.FORBIDDEN
 
 
 class NotFound(ApiError):

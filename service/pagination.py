@@ -4,7 +4,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.tables import ListedTable
@@ -26,21 +26,26 @@ async def paginate(
     session: AsyncSession,
     statement: Select[Row],
     table: type[Row],
+    scope: ColumnElement[bool],
     *,
     after: str | None,
     limit: int,
     ascending: bool = False,
 ) -> tuple[list[Row], bool]:
-    """One page of the statement's rows and whether there are more. An unknown `after` gives an empty page."""
+    """One page of the statement's rows within `scope`, and whether there are more.
+
+    `scope` says whose rows they are, and holds for the cursor too; the statement may leave out more of them, deleted
+    ones for example, which stay valid cursors. An unknown `after` gives an empty page.
+    """
     if limit == 0:
         return [], False  # nobody can walk on from an empty page
     if after is not None:
         seq = None
         if CURSOR_PATTERN.fullmatch(after):
-            seq = await session.scalar(select(table.seq).where(table.id == after))
+            seq = await session.scalar(select(table.seq).where(table.id == after, scope))
         if seq is None:
             return [], False
         statement = statement.where(table.seq > seq if ascending else table.seq < seq)
-    statement = statement.order_by(table.seq.asc() if ascending else table.seq.desc()).limit(limit + 1)
+    statement = statement.where(scope).order_by(table.seq.asc() if ascending else table.seq.desc()).limit(limit + 1)
     rows = list(await session.scalars(statement))
     return rows[:limit], len(rows) > limit

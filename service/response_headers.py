@@ -17,15 +17,15 @@ OPENAI_VERSION = "2020-10-01"
 class ResponseHeaders:
     """ASGI middleware. A crash behind it is logged with the request id that its client was told."""
 
-    def __init__(self, app: ASGIApp, organization_id: str) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._organization_id = organization_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id = new_request_id()
+        scope.setdefault("state", {})  # where `auth.py` leaves who calls
         started = time.perf_counter()
         has_started = False
 
@@ -36,7 +36,9 @@ class ResponseHeaders:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-version"] = OPENAI_VERSION
-                headers["openai-organization"] = self._organization_id
+                if (caller := scope.get("state", {}).get("caller")) is not None:
+                    headers["openai-organization"] = caller.organization_id
+                    headers["openai-project"] = caller.project_id
                 headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - started)))
                 if message["status"] >= 500:
                     log.error("%s %s answered %s (%s)", scope["method"], scope["path"], message["status"], request_id)

@@ -29,9 +29,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Comma-separated. Without keys only a loopback host may be served."""
+    """Comma-separated: the operators' keys, which open everything. Without them only a loopback host may be served, and
+    everybody on this machine is an operator until the first key is made through the admin API."""
     organization: str = Field("fettle", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
-    """The third part of `ft:{base}:{organization}:{suffix}:{id}`; `organization_id` is `org-` before it."""
+    """The default organization's name: the third part of `ft:{base}:{organization}:{suffix}:{id}`."""
 
     # where its state lies
     data_dir: Path = Path("fettle-data")
@@ -75,10 +76,6 @@ class Settings(BaseSettings):
     def _absolute_data_dir(self) -> Self:
         object.__setattr__(self, "data_dir", self.data_dir.expanduser().resolve())
         return self
-
-    @property
-    def organization_id(self) -> str:
-        return f"org-{self.organization}"
 
     @property
     def resolved_database_url(self) -> str:

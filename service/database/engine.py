@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 Sessions = async_sessionmaker[AsyncSession]
 
@@ -29,8 +29,21 @@ def create_sessions(engine: AsyncEngine) -> Sessions:
 
 async def migrate(engine: AsyncEngine) -> None:
     """Brings the schema up to date. Safe to repeat; several at once wait for each other."""
-    async with engine.begin() as connection:
-        await connection.run_sync(_upgrade)
+    async with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            # Alembic changes a table of SQLite by copying and dropping it, which breaks references to it for a moment;
+            # and inside a transaction the pragma does nothing.
+            await _set_foreign_keys(connection, "OFF")
+        async with connection.begin():
+            await connection.run_sync(_upgrade)
+        if engine.dialect.name == "sqlite":
+            await _set_foreign_keys(connection, "ON")
+
+
+async def _set_foreign_keys(connection: AsyncConnection, value: str) -> None:
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    await driver.execute(f"PRAGMA foreign_keys = {value}")
 
 
 def _upgrade(connection: Connection) -> None:
@@ -40,6 +53,8 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    if connection.dialect.name == "sqlite" and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
+        raise RuntimeError(f"the migration would leave rows that refer to nothing: {broken[:10]}")
 
 
 def _configure_sqlite(connection: Any, record: Any) -> None:

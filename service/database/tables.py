@@ -1,5 +1,6 @@
 """Every table. `seq` orders rows as they were made; ids are what clients see. Times are Unix seconds.
 
+Everything that a client makes belongs to a project, itself or through its parent: who asks for a row names the project.
 A deleted row stays, with `deleted_at`: it remains a valid cursor for lists.
 """
 
@@ -39,26 +40,113 @@ class ListedTable(Table):
     id: Mapped[str] = mapped_column(String(64), unique=True)
 
 
+class OrganizationRow(ListedTable):
+    __tablename__ = "organizations"
+
+    created_at: Mapped[float]
+    name: Mapped[str] = mapped_column(unique=True)
+    """The third part of a tuned model's name."""
+
+
+class ProjectRow(ListedTable):
+    __tablename__ = "projects"
+    __table_args__ = (Index(None, "organization_id", "seq"),)
+
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    created_at: Mapped[float]
+    name: Mapped[str]
+    archived_at: Mapped[float | None]
+    """From then on its keys open nothing; its rows stay."""
+
+
+class ApiKeyRow(ListedTable):
+    __tablename__ = "api_keys"
+    __table_args__ = (Index(None, "organization_id", "project_id", "seq"),)
+
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"))
+    """None: an admin key, which opens every project of its organization."""
+    created_at: Mapped[float]
+    name: Mapped[str]
+    role: Mapped[str]
+    sha256: Mapped[str] = mapped_column(unique=True)
+    """Of the key, hexadecimal. Keys are long and random, so a slow hash would protect nothing."""
+    redacted_value: Mapped[str]
+    last_used_at: Mapped[float | None]
+    """To the minute."""
+    expires_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+
+
 class FileRow(ListedTable):
     __tablename__ = "files"
+    __table_args__ = (
+        Index(None, "project_id", "seq"),
+        Index(None, "project_id", "purpose", "seq"),
+        Index(None, "expires_at"),
+    )
 
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     created_at: Mapped[float]
     filename: Mapped[str]
     purpose: Mapped[str]
     bytes: Mapped[int]
     sha256: Mapped[str]
+    expires_at: Mapped[float | None]
+    """None: it is kept until somebody deletes it."""
     deleted_at: Mapped[float | None]
+
+
+class UploadRow(ListedTable):
+    """A large file on its way in, part by part."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index(None, "project_id", "seq"), Index(None, "status", "expires_at"))
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    mime_type: Mapped[str]
+    bytes: Mapped[int]
+    """As announced: the parts must make exactly so many."""
+    file_expires_after: Mapped[int | None]
+    """Seconds that the finished file is kept."""
+    status: Mapped[str]
+    file_id: Mapped[str | None]
+
+
+class UploadPartRow(ListedTable):
+    __tablename__ = "upload_parts"
+    __table_args__ = (Index(None, "upload_id", "seq"),)
+
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"))
+    created_at: Mapped[float]
+    bytes: Mapped[int]
 
 
 class JobRow(ListedTable):
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "due_at"), Index(None, "execution"), Index(None, "status", "seq"))
+    __table_args__ = (
+        Index(None, "due_at"),
+        Index(None, "execution"),
+        Index(None, "status", "seq"),
+        Index(None, "project_id", "seq"),
+    )
 
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     created_at: Mapped[float]
     status: Mapped[str]
     """Changes only through `fine_tuning/status.py`."""
     model: Mapped[str]
-    """The base model's name in the catalogue."""
+    """As asked for: a base model's name or, to go on from one, a tuned model's."""
+    base_model: Mapped[str]
+    """Its name in the catalogue."""
+    parent_adapter_sha256: Mapped[str | None]
+    """The adapter that training goes on from."""
+    model_name: Mapped[str]
+    """What the tuned model will be called; checkpoints before the last step append their step to it."""
     training_file: Mapped[str]
     validation_file: Mapped[str | None]
     suffix: Mapped[str | None]
@@ -67,6 +155,7 @@ class JobRow(ListedTable):
     method_type: Mapped[str]
     hyperparameters: Mapped[dict[str, Any]]
     """As asked for, "auto" included, until validation resolves them."""
+    integrations: Mapped[list[Any]] = mapped_column(JSON, default=list)
 
     error: Mapped[dict[str, Any] | None]
     started_at: Mapped[float | None]
@@ -85,11 +174,28 @@ class JobRow(ListedTable):
     """The execution that may be alive; None: nothing of this job runs anywhere."""
     next_event_part: Mapped[int] = mapped_column(default=1)
     """Of the current attempt: the part to read next."""
+    is_paused: Mapped[bool] = mapped_column(default=False)
+    """Held by its owner until it is resumed."""
+    is_stopping: Mapped[bool] = mapped_column(default=False)
+    """Its execution was told to stop and leave a state to go on from."""
+    resume_from: Mapped[str | None]
+    """The storage prefix of that state."""
 
     due_at: Mapped[float | None]
     """When the dispatcher looks at this row next; None: never again."""
     lock_token: Mapped[str | None]
     lock_expires_at: Mapped[float | None]
+
+
+class JobMetadataRow(Table):
+    """The pairs of `JobRow.job_metadata` once more, for the filter of the list."""
+
+    __tablename__ = "job_metadata"
+    __table_args__ = (Index(None, "key", "value", "job_seq"),)
+
+    job_seq: Mapped[int] = mapped_column(ForeignKey("jobs.seq"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(512))
 
 
 class EventRow(ListedTable):
@@ -123,11 +229,26 @@ class ModelRow(Table):
     """A public name for an adapter: the alias above the content hash."""
 
     __tablename__ = "models"
+    __table_args__ = (Index(None, "project_id", "seq"),)
 
     seq: Mapped[int] = mapped_column(_Sequence, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(unique=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     created_at: Mapped[float]
     base_model: Mapped[str]
     adapter_sha256: Mapped[str]
     deleted_at: Mapped[float | None]
+
+
+class CheckpointPermissionRow(ListedTable):
+    """Lets the keys of one more project use a tuned model."""
+
+    __tablename__ = "checkpoint_permissions"
+    __table_args__ = (UniqueConstraint("model", "project_id"), Index(None, "project_id", "model"))
+
+    model: Mapped[str]
+    """A name of the models table, which a second attempt of its job writes anew."""
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    """Who may use it."""
+    created_at: Mapped[float]

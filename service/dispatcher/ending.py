@@ -27,7 +27,7 @@ SIGKILL_EXIT_CODE = SHELL_SIGNAL_BASE + 9
 async def publish(job: JobRow, result: JobResult, parts: Parts) -> Change:
     """Loads the model where it is served and puts the result file in its place: `succeeded` means that it answers."""
     assert result.adapter_sha256 is not None
-    name = parts.model_name(job)
+    name = job.model_name
     events = []
     if parts.warm is not None:
         try:
@@ -43,10 +43,11 @@ async def publish(job: JobRow, result: JobResult, parts: Parts) -> Change:
         NewEvent(key="completed", message="The job has successfully completed"),
     ]
     model = ModelRow(
+        project_id=job.project_id,
         name=name,
         job_id=job.id,
         created_at=time.time(),
-        base_model=job.model,
+        base_model=job.base_model,
         adapter_sha256=result.adapter_sha256,
     )
     return Change(
@@ -98,6 +99,7 @@ async def _store_result_file(job: JobRow, parts: Parts) -> FileRow:
     stored = await parts.storage.put(storage_key(file_id), csv)
     return FileRow(
         id=file_id,
+        project_id=job.project_id,
         created_at=time.time(),
         filename=METRICS_CSV_NAME,
         purpose="fine-tune-results",

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,6 +16,7 @@ from service.files.repository import replace_file
 from service.fine_tuning.repository import add_events, replace_checkpoint
 from service.fine_tuning.status import JobStatus, checked_transition
 from service.models.repository import replace_model
+from service.polling import Polling
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +27,17 @@ RETRY_AFTER_ERROR = timedelta(seconds=2)  # storage or an executor that does not
 class Dispatcher:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._wake = asyncio.Event()
+        self._polling = Polling("the dispatcher", self._claim, parts.settings.poll_interval)
         self._steps: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
         """There is work: do not wait for the next poll."""
-        self._wake.set()
+        self._polling.wake()
 
     async def run(self) -> None:
         """Until cancelled. Steps in flight are then cancelled too; what they did not apply is taken again later."""
         try:
-            while True:
-                self._wake.clear()
-                try:
-                    await self._claim()
-                except Exception:  # the database may be away for a while; the dispatcher outlives that
-                    log.exception("cannot claim jobs")
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._parts.settings.poll_interval.total_seconds())
+            await self._polling.run()
         finally:
             for step in self._steps:
                 step.cancel()

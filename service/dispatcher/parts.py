@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from service.database.engine import Sessions
 from service.database.tables import JobRow
 from service.executors.base import Executor
-from service.fine_tuning.jobs import name_part
-from service.ids import fine_tuned_model_name
 from service.inference.routing import ServedModel
 from service.object_storage.base import ObjectStorage
 from service.settings import Settings
@@ -28,15 +26,10 @@ class Parts:
 
     def base_of(self, job: JobRow) -> CatalogueEntry:
         """Raises CatalogueError."""
-        entry = self.catalogue.get(job.model)
+        entry = self.catalogue.get(job.base_model)
         if entry is None:
-            raise CatalogueError(f"The base model {job.model} is no longer in this server's catalogue.")
+            raise CatalogueError(f"The base model {job.base_model} is no longer in this server's catalogue.")
         return entry
-
-    def model_name(self, job: JobRow) -> str:
-        """Of the finished model; checkpoints before the last step append their step to it."""
-        suffix = name_part(job.suffix) if job.suffix else None
-        return fine_tuned_model_name(job.model, self.settings.organization, suffix, job.id)
 
 
 def run_prefix(job: JobRow) -> str:

@@ -38,8 +38,7 @@ async def read_events(storage: ObjectStorage, run_prefix: str, next_part: int) -
     return parts, True
 
 
-def event_changes(job: JobRow, parts: list[Part], model_name: str) -> Change:
-    """`model_name`: of the finished model; checkpoints before the last step append their step to it."""
+def event_changes(job: JobRow, parts: list[Part]) -> Change:
     change = Change()
     for part_number, part in enumerate(parts, start=job.next_event_part):
         for index, event in enumerate(part):
@@ -52,7 +51,7 @@ def event_changes(job: JobRow, parts: list[Part], model_name: str) -> Change:
                     if event.seconds_left is not None:
                         change.columns["estimated_finish"] = event.created_at + event.seconds_left
                 case CheckpointEvent():
-                    _add_checkpoint(change, job, key, event, model_name)
+                    _add_checkpoint(change, job, key, event)
                 case MessageEvent():
                     change.events.append(
                         NewEvent(key=key, level=event.level, message=event.message, created_at=event.created_at)
@@ -80,10 +79,10 @@ def _metrics_event(key: str, event: MetricsEvent) -> NewEvent:
     )
 
 
-def _add_checkpoint(change: Change, job: JobRow, key: str, event: CheckpointEvent, model_name: str) -> None:
+def _add_checkpoint(change: Change, job: JobRow, key: str, event: CheckpointEvent) -> None:
     """The last one is the tuned model itself: it is listed under that name, and exists once the job has succeeded."""
     is_last = event.step == event.metrics.total_steps
-    name = model_name if is_last else f"{model_name}:ckpt-step-{event.step}"
+    name = job.model_name if is_last else f"{job.model_name}:ckpt-step-{event.step}"
     change.checkpoints.append(
         CheckpointRow(
             id=new_checkpoint_id(),
@@ -99,10 +98,11 @@ def _add_checkpoint(change: Change, job: JobRow, key: str, event: CheckpointEven
         return
     change.models.append(
         ModelRow(
+            project_id=job.project_id,
             name=name,
             job_id=job.id,
             created_at=time.time(),
-            base_model=job.model,
+            base_model=job.base_model,
             adapter_sha256=event.adapter_sha256,
         )
     )

@@ -144,7 +144,7 @@ async def _follow(job: JobRow, parts: Parts) -> Change:
     assert job.execution is not None
     execution = await parts.executor.observe(job.execution)  # first: what it wrote before it ended is then all there
     parts_read, has_more = await read_events(parts.storage, f"{run_prefix(job)}/", job.next_event_part)
-    change = event_changes(job, parts_read, parts.model_name(job))
+    change = event_changes(job, parts_read)
     change.columns["next_event_part"] = job.next_event_part + len(parts_read)
     if has_more:
         return change
@@ -179,13 +179,13 @@ async def _clean_up(job: JobRow, parts: Parts) -> Change:
 
 async def _deleted_file(job: JobRow, parts: Parts) -> JobError | None:
     async with parts.sessions() as session:
-        if await get_file(session, job.training_file) is None:
+        if await get_file(session, job.project_id, job.training_file) is None:
             return JobError(
                 code=ErrorCode.DELETED_TRAINING_FILE,
                 message=f"Training file {job.training_file} was deleted before the job could read it. Upload it again.",
                 param="training_file",
             )
-        if job.validation_file and await get_file(session, job.validation_file) is None:
+        if job.validation_file and await get_file(session, job.project_id, job.validation_file) is None:
             return JobError(
                 code=ErrorCode.DELETED_VALIDATION_FILE,
                 message=f"Validation file {job.validation_file} was deleted before the job could read it. "

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from service.auth import Reader, Writer
 from service.dependencies import ConfiguredSettings, NewSessions, Session, Storage
 from service.files import files, repository
 from service.files.ranges import RangeNotSatisfiable, parse_range
@@ -35,15 +36,20 @@ _UPLOAD_BODY: dict[str, Any] = {
 
 
 @router.post("", openapi_extra=_UPLOAD_BODY)
-async def create_file(request: Request, sessions: NewSessions, storage: Storage, settings: ConfiguredSettings) -> File:
+async def create_file(
+    request: Request, caller: Writer, sessions: NewSessions, storage: Storage, settings: ConfiguredSettings
+) -> File:
     """Uploads a file. It is streamed to object storage as it arrives; training data has the purpose `fine-tune`."""
     content_type = request.headers.get("content-type")
-    row = await files.create_file(sessions, storage, request.stream(), content_type, settings.max_file_bytes)
+    row = await files.create_file(
+        sessions, storage, caller.project_id, request.stream(), content_type, settings.max_file_bytes
+    )
     return File.from_row(row)
 
 
 @router.get("")
 async def list_files(
+    caller: Reader,
     session: Session,
     purpose: Annotated[str | None, Query(description="Only files with this purpose.")] = None,
     order: Annotated[Literal["asc", "desc"], Query(description="By creation.")] = "desc",
@@ -54,7 +60,7 @@ async def list_files(
     if purpose is not None and purpose not in PURPOSES:
         return FilePage(data=[], first_id=None, last_id=None, has_more=False)
     rows, has_more = await repository.list_files(
-        session, purpose=purpose, after=after, limit=limit, ascending=order == "asc"
+        session, caller.project_id, purpose=purpose, after=after, limit=limit, ascending=order == "asc"
     )
     data = [File.from_row(row) for row in rows]
     return FilePage(
@@ -63,24 +69,28 @@ async def list_files(
 
 
 @router.get("/{file_id}")
-async def retrieve_file(file_id: str, session: Session) -> File:
+async def retrieve_file(file_id: str, caller: Reader, session: Session) -> File:
     """One file's description."""
-    return File.from_row(await files.get_file(session, file_id))
+    return File.from_row(await files.get_file(session, caller.project_id, file_id))
 
 
 @router.delete("/{file_id}")
-async def delete_file(file_id: str, session: Session, storage: Storage) -> DeletedFile:
+async def delete_file(file_id: str, caller: Writer, session: Session, storage: Storage) -> DeletedFile:
     """Deletes a file and its bytes. A job that still needs it fails with `deleted_training_file`."""
-    await files.delete_file(session, storage, file_id)
+    await files.delete_file(session, storage, caller.project_id, file_id)
     return DeletedFile(id=file_id)
 
 
 @router.get("/{file_id}/content", response_class=Response)
 async def download_file(
-    file_id: str, session: Session, storage: Storage, range_header: Annotated[str | None, Header(alias="range")] = None
+    file_id: str,
+    caller: Reader,
+    session: Session,
+    storage: Storage,
+    range_header: Annotated[str | None, Header(alias="range")] = None,
 ) -> Response:
     """A file's bytes, or the part that `Range` asks for."""
-    row = await files.get_file(session, file_id)
+    row = await files.get_file(session, caller.project_id, file_id)
     headers = {"accept-ranges": "bytes"}
     try:
         wanted = parse_range(range_header, row.bytes)

@@ -20,7 +20,12 @@ def storage_key(file_id: str) -> str:
 
 
 async def create_file(
-    sessions: Sessions, storage: ObjectStorage, body: AsyncIterator[bytes], content_type: str | None, max_bytes: int
+    sessions: Sessions,
+    storage: ObjectStorage,
+    project_id: str,
+    body: AsyncIterator[bytes],
+    content_type: str | None,
+    max_bytes: int,
 ) -> FileRow:
     """Streams the upload to storage, then makes its row: what has a row is whole."""
     form = await read_form(
@@ -30,6 +35,7 @@ async def create_file(
     stored = await storage.put(storage_key(file_id), form.chunks)
     row = FileRow(
         id=file_id,
+        project_id=project_id,
         created_at=time.time(),
         filename=form.filename,
         purpose=form.fields["purpose"],
@@ -41,16 +47,16 @@ async def create_file(
     return row
 
 
-async def get_file(session: AsyncSession, file_id: str) -> FileRow:
-    row = await repository.get_file(session, file_id) if FILE_ID_PATTERN.fullmatch(file_id) else None
+async def get_file(session: AsyncSession, project_id: str, file_id: str) -> FileRow:
+    row = await repository.get_file(session, project_id, file_id) if FILE_ID_PATTERN.fullmatch(file_id) else None
     if row is None:
         raise NotFound(f"No such File object: {file_id}", param="id")
     return row
 
 
-async def delete_file(session: AsyncSession, storage: ObjectStorage, file_id: str) -> None:
+async def delete_file(session: AsyncSession, storage: ObjectStorage, project_id: str, file_id: str) -> None:
     """The bytes go first: a crash between leaves a row whose deletion can be asked for again."""
-    row = await get_file(session, file_id)
+    row = await get_file(session, project_id, file_id)
     await storage.delete(storage_key(file_id))
     row.deleted_at = time.time()
 

@@ -4,8 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from service.dependencies import ConfiguredSettings, LoadedCatalogue, Session, Waker
+from service.auth import Reader, Writer
+from service.dependencies import LoadedCatalogue, Session, Waker
 from service.fine_tuning import jobs, repository
+from service.fine_tuning.metadata_filter import MetadataFilter
 from service.fine_tuning.schemas import Checkpoint, CheckpointPage, CreateJob, Event, Job
 from service.pagination import After, Page
 
@@ -16,55 +18,57 @@ Limit = Annotated[int, Query(ge=0, le=1000, description="How many objects a page
 
 @router.post("")
 async def create_fine_tuning_job(
-    body: CreateJob, session: Session, catalogue: LoadedCatalogue, settings: ConfiguredSettings, wake: Waker
+    body: CreateJob, caller: Writer, session: Session, catalogue: LoadedCatalogue, wake: Waker
 ) -> Job:
     """Starts a fine-tuning job. It answers at once with `validating_files`; a bad file fails the job, not this call."""
-    row = await jobs.create_job(session, catalogue, body)
+    row = await jobs.create_job(session, catalogue, caller, body)
     wake.after_commit(session)
-    return Job.from_row(row, settings.organization_id)
+    return Job.from_row(row, caller.organization_id)
 
 
 @router.get("")
 async def list_fine_tuning_jobs(
-    session: Session, settings: ConfiguredSettings, after: After = None, limit: Limit = 20
+    caller: Reader, session: Session, metadata: MetadataFilter, after: After = None, limit: Limit = 20
 ) -> Page[Job]:
-    """Jobs, newest first."""
-    rows, has_more = await repository.list_jobs(session, after=after, limit=limit)
-    return Page(data=[Job.from_row(row, settings.organization_id) for row in rows], has_more=has_more)
+    """Jobs, newest first.
+
+    `metadata[key]=value` leaves only those with this pair, several of them those with all; `metadata=null` those that
+    have no metadata.
+    """
+    rows, has_more = await repository.list_jobs(session, caller.project_id, metadata=metadata, after=after, limit=limit)
+    return Page(data=[Job.from_row(row, caller.organization_id) for row in rows], has_more=has_more)
 
 
 @router.get("/{fine_tuning_job_id}")
-async def retrieve_fine_tuning_job(fine_tuning_job_id: str, session: Session, settings: ConfiguredSettings) -> Job:
+async def retrieve_fine_tuning_job(fine_tuning_job_id: str, caller: Reader, session: Session) -> Job:
     """One job as it stands now."""
-    return Job.from_row(await jobs.get_job(session, fine_tuning_job_id), settings.organization_id)
+    return Job.from_row(await jobs.get_job(session, caller.project_id, fine_tuning_job_id), caller.organization_id)
 
 
 @router.post("/{fine_tuning_job_id}/cancel")
-async def cancel_fine_tuning_job(
-    fine_tuning_job_id: str, session: Session, settings: ConfiguredSettings, wake: Waker
-) -> Job:
+async def cancel_fine_tuning_job(fine_tuning_job_id: str, caller: Writer, session: Session, wake: Waker) -> Job:
     """Cancels a job that has not ended. Its processes are stopped, by force after a grace period."""
-    row = await jobs.cancel_job(session, fine_tuning_job_id)
+    row = await jobs.cancel_job(session, caller.project_id, fine_tuning_job_id)
     wake.after_commit(session)
-    return Job.from_row(row, settings.organization_id)
+    return Job.from_row(row, caller.organization_id)
 
 
 @router.get("/{fine_tuning_job_id}/events")
 async def list_fine_tuning_events(
-    fine_tuning_job_id: str, session: Session, after: After = None, limit: Limit = 20
+    fine_tuning_job_id: str, caller: Reader, session: Session, after: After = None, limit: Limit = 20
 ) -> Page[Event]:
     """What happened to a job, newest first: messages and the metrics of its steps."""
-    await jobs.get_job(session, fine_tuning_job_id)
+    await jobs.get_job(session, caller.project_id, fine_tuning_job_id)
     rows, has_more = await repository.list_events(session, fine_tuning_job_id, after=after, limit=limit)
     return Page(data=[Event.from_row(row) for row in rows], has_more=has_more)
 
 
 @router.get("/{fine_tuning_job_id}/checkpoints")
 async def list_fine_tuning_job_checkpoints(
-    fine_tuning_job_id: str, session: Session, after: After = None, limit: Limit = 10
+    fine_tuning_job_id: str, caller: Reader, session: Session, after: After = None, limit: Limit = 10
 ) -> CheckpointPage:
     """One checkpoint an epoch, newest first; the newest of a succeeded job is the tuned model itself."""
-    await jobs.get_job(session, fine_tuning_job_id)
+    await jobs.get_job(session, caller.project_id, fine_tuning_job_id)
     rows, has_more = await repository.list_checkpoints(session, fine_tuning_job_id, after=after, limit=limit)
     data = [Checkpoint.from_row(row) for row in rows]
     return CheckpointPage(

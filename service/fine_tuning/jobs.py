@@ -7,6 +7,7 @@ from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.auth import Caller
 from service.database.tables import FileRow, JobRow
 from service.errors import InvalidRequest, NotFound
 from service.files.repository import get_file
@@ -14,13 +15,14 @@ from service.fine_tuning import repository
 from service.fine_tuning.repository import NewEvent
 from service.fine_tuning.schemas import MAX_SEED, CreateJob
 from service.fine_tuning.status import JobStatus, checked_transition
-from service.ids import FILE_ID_PATTERN, JOB_ID_PATTERN, new_job_id
+from service.ids import FILE_ID_PATTERN, JOB_ID_PATTERN, fine_tuned_model_name, new_job_id
 from tuning.catalogue import Catalogue
 
 
-async def create_job(session: AsyncSession, catalogue: Catalogue, asked: CreateJob) -> JobRow:
+async def create_job(session: AsyncSession, catalogue: Catalogue, caller: Caller, asked: CreateJob) -> JobRow:
     """Refuses what can be known now. A bad *content* of a file fails the job later, with the rows named."""
-    if catalogue.get(asked.model) is None:
+    base = catalogue.get(asked.model)
+    if base is None:
         raise InvalidRequest(
             f"Model {asked.model} is not available for fine-tuning or does not exist. "
             f"Available: {', '.join(entry.name for entry in catalogue.models)}.",
@@ -43,26 +45,30 @@ async def create_job(session: AsyncSession, catalogue: Catalogue, asked: CreateJ
         raise InvalidRequest(
             f"{asked.suffix!r} must be printable and have a letter or digit - 'suffix'", param="suffix"
         )
-    await _check_file(session, asked.training_file, "training_file")
+    await _check_file(session, caller.project_id, asked.training_file, "training_file")
     if asked.validation_file is not None:
-        await _check_file(session, asked.validation_file, "validation_file")
+        await _check_file(session, caller.project_id, asked.validation_file, "validation_file")
+    job_id = new_job_id()
+    suffix = name_part(asked.suffix) if asked.suffix else None
     row = JobRow(
-        id=new_job_id(),
+        id=job_id,
+        project_id=caller.project_id,
         created_at=time.time(),
         status=JobStatus.VALIDATING_FILES,
         model=asked.model,
+        base_model=base.name,
+        model_name=fine_tuned_model_name(base.name, caller.organization, suffix, job_id),
         training_file=asked.training_file,
         validation_file=asked.validation_file,
         suffix=asked.suffix,
         seed=secrets.randbelow(MAX_SEED + 1) if asked.seed is None else asked.seed,
-        job_metadata=asked.metadata,
+        job_metadata=asked.metadata or None,
         method_type=asked.resolved_method,
         hyperparameters=asked.merged_hyperparameters.model_dump(),
         result_files=[],
         due_at=time.time(),
     )
-    session.add(row)
-    await session.flush()
+    await repository.add_job(session, row)
     events = [
         NewEvent(key="created", message=f"Created fine-tuning job: {row.id}"),
         NewEvent(key="validating", message=f"Validating training file: {row.training_file}"),
@@ -74,16 +80,16 @@ async def create_job(session: AsyncSession, catalogue: Catalogue, asked: CreateJ
     return row
 
 
-async def get_job(session: AsyncSession, job_id: str) -> JobRow:
-    row = await repository.get_job(session, job_id) if JOB_ID_PATTERN.fullmatch(job_id) else None
+async def get_job(session: AsyncSession, project_id: str, job_id: str) -> JobRow:
+    row = await repository.get_job(session, project_id, job_id) if JOB_ID_PATTERN.fullmatch(job_id) else None
     if row is None:
         raise _no_such_job(job_id)
     return row
 
 
-async def cancel_job(session: AsyncSession, job_id: str) -> JobRow:
+async def cancel_job(session: AsyncSession, project_id: str, job_id: str) -> JobRow:
     """The job is cancelled at once; the dispatcher then stops what still runs of it."""
-    row = await repository.lock_job(session, job_id) if JOB_ID_PATTERN.fullmatch(job_id) else None
+    row = await repository.lock_job(session, project_id, job_id) if JOB_ID_PATTERN.fullmatch(job_id) else None
     if row is None:
         raise _no_such_job(job_id)
     status = JobStatus(row.status)
@@ -102,11 +108,11 @@ def name_part(suffix: str) -> str:
 
 
 async def _check_file(
-    session: AsyncSession, file_id: str, param: Literal["training_file", "validation_file"]
+    session: AsyncSession, project_id: str, file_id: str, param: Literal["training_file", "validation_file"]
 ) -> FileRow:
     if not FILE_ID_PATTERN.fullmatch(file_id):
         raise InvalidRequest(f"invalid {param}: Invalid File Name", param=param)
-    row = await get_file(session, file_id)
+    row = await get_file(session, project_id, file_id)
     if row is None:
         raise InvalidRequest(
             f"invalid {param}: File {file_id} does not exist or was deleted. Upload it with POST /v1/files.",

@@ -1,14 +1,14 @@
 """All SQL of the fine-tuning resource."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.tables import CheckpointRow, EventRow, JobRow
+from service.database.tables import CheckpointRow, EventRow, JobMetadataRow, JobRow
 from service.fine_tuning.status import JobStatus
 from service.ids import new_event_id
 from service.pagination import paginate
@@ -25,33 +25,54 @@ class NewEvent:
     created_at: float = field(default_factory=time.time)
 
 
-async def get_job(session: AsyncSession, job_id: str) -> JobRow | None:
-    row: JobRow | None = await session.scalar(select(JobRow).where(JobRow.id == job_id))
+async def get_job(session: AsyncSession, project_id: str, job_id: str) -> JobRow | None:
+    row: JobRow | None = await session.scalar(
+        select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id)
+    )
     return row
 
 
-async def lock_job(session: AsyncSession, job_id: str) -> JobRow | None:
+async def lock_job(session: AsyncSession, project_id: str, job_id: str) -> JobRow | None:
     """The row, and nobody else changes it until this transaction ends."""
-    row: JobRow | None = await session.scalar(select(JobRow).where(JobRow.id == job_id).with_for_update())
+    row: JobRow | None = await session.scalar(
+        select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id).with_for_update()
+    )
     return row
 
 
-async def list_jobs(session: AsyncSession, *, after: str | None, limit: int) -> tuple[list[JobRow], bool]:
-    return await paginate(session, select(JobRow), JobRow, after=after, limit=limit)
+async def list_jobs(
+    session: AsyncSession, project_id: str, *, metadata: Mapping[str, str] | None, after: str | None, limit: int
+) -> tuple[list[JobRow], bool]:
+    """`metadata`: only jobs that have all of these pairs; None: all jobs, and an empty one: jobs without metadata."""
+    jobs = select(JobRow)
+    if metadata == {}:
+        jobs = jobs.where(JobRow.job_metadata.is_(None))
+    for key, value in (metadata or {}).items():
+        pair = select(JobMetadataRow.job_seq).where(JobMetadataRow.key == key, JobMetadataRow.value == value)
+        jobs = jobs.where(JobRow.seq.in_(pair))
+    return await paginate(session, jobs, JobRow, JobRow.project_id == project_id, after=after, limit=limit)
+
+
+async def add_job(session: AsyncSession, job: JobRow) -> None:
+    session.add(job)
+    await session.flush()
+    session.add_all(
+        JobMetadataRow(job_seq=job.seq, key=key, value=value) for key, value in (job.job_metadata or {}).items()
+    )
 
 
 async def list_events(
     session: AsyncSession, job_id: str, *, after: str | None, limit: int
 ) -> tuple[list[EventRow], bool]:
-    events = select(EventRow).where(EventRow.job_id == job_id)
-    return await paginate(session, events, EventRow, after=after, limit=limit)
+    return await paginate(session, select(EventRow), EventRow, EventRow.job_id == job_id, after=after, limit=limit)
 
 
 async def list_checkpoints(
     session: AsyncSession, job_id: str, *, after: str | None, limit: int
 ) -> tuple[list[CheckpointRow], bool]:
-    checkpoints = select(CheckpointRow).where(CheckpointRow.job_id == job_id)
-    return await paginate(session, checkpoints, CheckpointRow, after=after, limit=limit)
+    return await paginate(
+        session, select(CheckpointRow), CheckpointRow, CheckpointRow.job_id == job_id, after=after, limit=limit
+    )
 
 
 async def count_running(session: AsyncSession) -> int:

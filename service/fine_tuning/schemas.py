@@ -88,7 +88,7 @@ _JOB_EXAMPLE: dict[str, JsonValue] = {
     "status": "succeeded",
     "model": "fettle-tiny",
     "fine_tuned_model": "ft:fettle-tiny:fettle:smart-home:zX81QlWe",
-    "organization_id": "org-fettle",
+    "organization_id": "org-default",
     "training_file": "file-3bs0p4nJaVgKqpwiteP20A",
     "validation_file": None,
     "result_files": ["file-0f8c1f6a2d7e4b93a5c1d2"],

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from service.auth import Caller, Reader
 from service.errors import InvalidRequest, NotFound, PayloadTooLarge
 from service.inference.gateway import forward
 
@@ -38,23 +39,23 @@ def _documented(example: dict[str, Any], *also_required: str) -> dict[str, Any]:
 
 
 @router.post("/chat/completions", openapi_extra=_documented(_CHAT_EXAMPLE, "messages"), response_class=Response)
-async def create_chat_completion(request: Request) -> Response:
+async def create_chat_completion(request: Request, caller: Reader) -> Response:
     """Answers a conversation with a base model or a fine-tuned one, whole or as server-sent events."""
-    return await _pass_through("/v1/chat/completions", request)
+    return await _pass_through("/v1/chat/completions", request, caller)
 
 
 @router.post("/completions", openapi_extra=_documented(_COMPLETION_EXAMPLE, "prompt"), response_class=Response)
-async def create_completion(request: Request) -> Response:
+async def create_completion(request: Request, caller: Reader) -> Response:
     """Continues a text with a base model or a fine-tuned one, whole or as server-sent events."""
-    return await _pass_through("/v1/completions", request)
+    return await _pass_through("/v1/completions", request, caller)
 
 
-async def _pass_through(path: str, request: Request) -> Response:
+async def _pass_through(path: str, request: Request, caller: Caller) -> Response:
     servers = request.app.state.vllm
     if servers is None:
         raise InvalidRequest("This server tunes models and does not serve them: it runs with FETTLE_SERVING=off.")
     body = await _read_body(request)
-    model = await request.app.state.find_served_model(body["model"])
+    model = await request.app.state.find_served_model(caller.project_id, body["model"])
     if model is None:
         raise NotFound(f"The model '{body['model']}' does not exist", param="model", code="model_not_found")
     return await _until_disconnect(request, forward(servers, path, body, model))

@@ -24,5 +24,5 @@ class ServedModel:
         return self.adapter_sha256 or self.base.name
 
 
-FindServedModel = Callable[[str], Awaitable[ServedModel | None]]
-"""The lookup by public name; None when the caller may not use it or it does not exist."""
+FindServedModel = Callable[[str, str], Awaitable[ServedModel | None]]
+"""The lookup by project id and public name; None when the project may not use it or it does not exist."""

@@ -87,7 +87,7 @@ def test_a_succeeded_job_is_complete(succeeded: FineTuningJob) -> None:
     assert succeeded.finished_at is not None
     assert succeeded.estimated_finish is None
     assert (succeeded.seed, succeeded.metadata) == (7, {"team": "tests"})
-    assert succeeded.organization_id == "org-fettle"
+    assert succeeded.organization_id == "org-default"
     assert succeeded.model_extra is not None
     assert succeeded.model_extra["user_provided_suffix"] == "My Model!"
 

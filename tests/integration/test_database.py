@@ -14,6 +14,7 @@ from service.database.engine import Sessions, create_engine, create_sessions, mi
 from service.database.tables import JobRow, Table
 from service.dispatcher.claim import claim_due_jobs, locked_row, renew_lock
 from service.ids import new_job_id
+from service.projects.repository import DEFAULT_PROJECT_ID
 from tests.fixtures.service import new_database
 
 
@@ -32,9 +33,12 @@ async def add_jobs(sessions: Sessions, count: int) -> None:
             session.add(
                 JobRow(
                     id=new_job_id(),
+                    project_id=DEFAULT_PROJECT_ID,
                     created_at=time.time(),
                     status="queued",
                     model="m",
+                    base_model="m",
+                    model_name="ft:m",
                     training_file="f",
                     seed=1,
                     method_type="supervised",

@@ -28,9 +28,10 @@ def test_every_answer_carries_openais_headers(service: RunningService) -> None:
     for path in ("/v1/models", "/v1/nothing"):
         headers = httpx.get(service.url + path).headers
         assert headers["openai-version"] == "2020-10-01"
-        assert headers["openai-organization"] == "org-fettle"
         assert int(headers["openai-processing-ms"]) >= 0
         assert headers["x-request-id"]
+    known = httpx.get(f"{service.url}/v1/models").headers
+    assert (known["openai-organization"], known["openai-project"]) == ("org-default", "proj_default")
 
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=100000000"])

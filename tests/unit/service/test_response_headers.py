@@ -9,7 +9,7 @@ from service.response_headers import ResponseHeaders
 
 async def test_a_crash_tells_its_request_id_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
-    app.add_middleware(ResponseHeaders, organization_id="org-test")
+    app.add_middleware(ResponseHeaders)
 
     @app.get("/crash")
     def crash() -> None:

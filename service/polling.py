@@ -1,0 +1,34 @@
+"""Background work: a step that is taken again and again, at once when somebody says that there is work."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+
+log = logging.getLogger(__name__)
+
+
+class Polling:
+    """Takes `step` every `interval`, and whenever `wake` was called since the last one began."""
+
+    def __init__(self, name: str, step: Callable[[], Awaitable[None]], interval: timedelta) -> None:
+        self._name = name
+        self._step = step
+        self._interval = interval
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """There is work: do not wait for the next poll."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled, also in the middle of a step: a step must be safe to repeat."""
+        while True:
+            self._wake.clear()
+            try:
+                await self._step()
+            except Exception:  # the database or the storage may be away for a while; background work outlives that
+                log.exception("a step of %s failed", self._name)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._interval.total_seconds())

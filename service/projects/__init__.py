@@ -1,0 +1,1 @@
+"""Organisations, projects and API keys: who a caller is, and whose rows they see."""
