@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check openapi lock clean
+.PHONY: help install demo serve test check bench-control-plane openapi lock clean
 
 # `make install PYTHON=/path/to/python3.12` chooses the interpreter, LOCK=cpu|cuda|portable what is installed
 PYTHON =
@@ -8,7 +8,7 @@ BIN = .venv/bin
 PACKAGES = tuning service trainer_image serving_image
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## install into .venv what the locks under requirements/ name
 	@$(or $(firstword $(foreach name,$(PYTHON) python3 python3.13 python3.12 python3.11,$(shell command -v $(name)))),python3) \
@@ -30,6 +30,9 @@ check: install ## formatting, lint, types, import rules
 	$(BIN)/mypy $(addprefix --package ,$(PACKAGES))
 	$(BIN)/python -m pytest -q tests/contract/test_import_rules.py
 
+bench-control-plane: install ## time the API on full databases; PostgreSQL where FETTLE_TEST_POSTGRES_URL names one
+	@$(BIN)/python -m benchmarks.control_plane
+
 openapi: install ## write openapi/openapi.yaml from the app
 	@$(BIN)/fettle openapi > openapi/openapi.yaml.new && mv openapi/openapi.yaml.new openapi/openapi.yaml
 
@@ -38,4 +41,4 @@ lock: install ## make the locks under requirements/ again; LOCK_OPTIONS=--upgrad
 
 clean: ## remove .venv and what tools and demos left; your data stays
 	rm -rf .venv .demo demo-report.json .mypy_cache .ruff_cache .pytest_cache *.egg-info
-	find $(PACKAGES) tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(PACKAGES) benchmarks tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

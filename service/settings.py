@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     poll_interval: timedelta = timedelta(seconds=1)
     """How often a running job is looked at."""
 
+    result_files_base64: bool = False
+    """Result files are base64 text, for old scripts that always decode them; else they are plain CSV."""
+
     # serving
     serving: Literal["vllm", "off"] = "vllm"
     serving_wait: timedelta = timedelta(seconds=120)

@@ -1,7 +1,9 @@
 """How a run ends: with a model that answers, or without a result and perhaps another attempt."""
 
+import base64
 import logging
 import time
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from service.database.tables import FileRow, JobRow, ModelRow
@@ -14,12 +16,14 @@ from service.fine_tuning.repository import NewEvent
 from service.fine_tuning.status import JobStatus
 from service.ids import result_file_id
 from service.inference.routing import AdapterRefused, ServedModel
+from service.object_storage.streaming import pieces_of
 from tuning.contract import METRICS_CSV_NAME, ErrorCode, ExitCode, JobError, JobResult
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_DELAY = timedelta(seconds=1)  # doubled with every attempt
 MAX_RETRY_DOUBLINGS = 8
+BASE64_PIECE_BYTES = 3 * 2**16  # whole groups of three, so that the pieces make one text
 SHELL_SIGNAL_BASE = 128  # a shell tells that signal N ended its command by this plus N
 SIGKILL_EXIT_CODE = SHELL_SIGNAL_BASE + 9
 
@@ -96,7 +100,8 @@ async def end_without_result(job: JobRow, execution: Execution, parts: Parts) ->
 async def _store_result_file(job: JobRow, parts: Parts) -> FileRow:
     file_id = result_file_id(job.id)
     csv = parts.storage.get(f"{run_prefix(job)}/{METRICS_CSV_NAME}")
-    stored = await parts.storage.put(storage_key(file_id), csv)
+    content = _base64(csv) if parts.settings.result_files_base64 else csv
+    stored = await parts.storage.put(storage_key(file_id), content)
     return FileRow(
         id=file_id,
         project_id=job.project_id,
@@ -106,6 +111,11 @@ async def _store_result_file(job: JobRow, parts: Parts) -> FileRow:
         bytes=stored.bytes,
         sha256=stored.sha256,
     )
+
+
+async def _base64(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces_of(BASE64_PIECE_BYTES, chunks):
+        yield base64.b64encode(piece)
 
 
 def _how_it_ended(execution: Execution) -> str:
