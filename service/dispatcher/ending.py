@@ -100,7 +100,7 @@ async def end_without_result(job: JobRow, execution: Execution, parts: Parts) ->
 async def _store_result_file(job: JobRow, parts: Parts) -> FileRow:
     file_id = result_file_id(job.id)
     csv = parts.storage.get(f"{run_prefix(job)}/{METRICS_CSV_NAME}")
-    content = _base64(csv) if parts.settings.result_files_base64 else csv
+    content = as_base64(csv) if parts.settings.result_files_base64 else csv
     stored = await parts.storage.put(storage_key(file_id), content)
     return FileRow(
         id=file_id,
@@ -113,7 +113,7 @@ async def _store_result_file(job: JobRow, parts: Parts) -> FileRow:
     )
 
 
-async def _base64(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def as_base64(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for piece in pieces_of(BASE64_PIECE_BYTES, chunks):
         yield base64.b64encode(piece)
 

@@ -1,5 +1,6 @@
 """The same job with all its data on a real S3 server: upload, validation, training, adapter, answer."""
 
+import base64
 from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
@@ -29,6 +30,7 @@ def test_a_job_on_s3_ends_in_a_model_that_answers(start_service: StartService, t
         s3_endpoint_url=endpoint,
         s3_region="us-east-1",
         serving_wait="PT300S",
+        result_files_base64="true",
     )
     job = service.client.fine_tuning.jobs.create(
         model="fettle-tiny",
@@ -39,7 +41,8 @@ def test_a_job_on_s3_ends_in_a_model_that_answers(start_service: StartService, t
     job = service.wait_for_job(job.id, timeout=JOB_SECONDS)
     assert job.status == "succeeded", service.describe(job.id)
     assert not [event.message for event in service.events(job.id) if event.level == "warn"]
-    assert service.client.files.content(job.result_files[0]).text.startswith("step,train_loss")
+    result_file = service.client.files.content(job.result_files[0]).text
+    assert base64.b64decode(result_file, validate=True).startswith(b"step,train_loss"), "as the setting asks"
     assert job.fine_tuned_model is not None
     answer = service.client.chat.completions.create(
         model=job.fine_tuned_model, messages=[{"role": "user", "content": "What is 3 plus one?"}], max_tokens=8
