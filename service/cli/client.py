@@ -8,10 +8,13 @@ import typer
 
 
 @contextmanager
-def connect(base_url: str, api_key: str) -> Iterator[openai.OpenAI]:
+def connect(base_url: str, api_key: str, organization: str = "") -> Iterator[openai.OpenAI]:
     """A client for the block; what it raises in there ends the command with exit code 1 and one readable line."""
     try:
-        with openai.OpenAI(base_url=base_url, api_key=api_key) as client:
+        # all four are named, or the client would take them from OPENAI_* variables, which may be of another service
+        with openai.OpenAI(
+            base_url=base_url, api_key=api_key, admin_api_key=api_key, organization=organization, project=""
+        ) as client:
             yield client
     except openai.OpenAIError as error:
         typer.echo(f"fettle: {explain(error, base_url)}", err=True)

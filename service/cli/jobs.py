@@ -111,6 +111,25 @@ def cancel_job(job_id: JobId, base_url: BaseUrl = DEFAULT_BASE_URL, api_key: Api
         print(client.fine_tuning.jobs.cancel(job_id).status)
 
 
+@app.command("pause")
+def pause_job(job_id: JobId, base_url: BaseUrl = DEFAULT_BASE_URL, api_key: ApiKey = NO_API_KEY) -> None:
+    """Hold a job that has not ended. A running one leaves a checkpoint and goes on from there once resumed."""
+    from service.cli.client import connect
+
+    with connect(base_url, api_key) as client:
+        client.fine_tuning.jobs.pause(job_id)
+    print("paused")
+
+
+@app.command("resume")
+def resume_job(job_id: JobId, base_url: BaseUrl = DEFAULT_BASE_URL, api_key: ApiKey = NO_API_KEY) -> None:
+    """Let a paused job go on."""
+    from service.cli.client import connect
+
+    with connect(base_url, api_key) as client:
+        print(client.fine_tuning.jobs.resume(job_id).status)
+
+
 def _watch(client: "OpenAI", job_id: str) -> None:
     from service.cli.stages import Stages
     from service.cli.watching import watch_job

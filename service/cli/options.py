@@ -15,9 +15,12 @@ ApiKey = Annotated[
     str,
     typer.Option(
         envvar="FETTLE_API_KEY",
-        help="One of the keys in the service's FETTLE_API_KEYS, where it has any. OPENAI_API_KEY is not read.",
+        help="A key of a project, an admin key, or one of the service's FETTLE_API_KEYS. OPENAI_API_KEY is not read.",
         show_default=False,
     ),
+]
+Organization = Annotated[
+    str, typer.Option(metavar="ID", help="For operators: another organization than the default one.")
 ]
 Limit = Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")]
 

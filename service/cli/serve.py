@@ -27,6 +27,8 @@ def serve(
 
     from service.app import create_app
     from service.data_dir import DataDirInUse, lock_data_dir
+    from service.http_protocol import HttpProtocol
+    from service.response_headers import RequestIds
     from service.settings import Settings, unknown_variables
     from tuning.catalogue import CatalogueError
 
@@ -55,10 +57,20 @@ def serve(
     print(f"Fettle answers at {url}; its data is in {settings.data_dir}.")
     if embedded:
         print("Embedded defaults, for one machine: SQLite, a folder, local processes.", flush=True)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs = logging.StreamHandler()
+    logs.addFilter(RequestIds())
+    line = "%(asctime)s %(levelname)s %(name)s [%(request_id)s]: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=line, handlers=[logs])
     logging.getLogger("service").setLevel(logging.INFO)
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=STOP_WAIT_SECONDS, access_log=False)
+        uvicorn.Config(
+            app,
+            http=HttpProtocol,
+            ws="none",
+            log_level="info",
+            timeout_graceful_shutdown=STOP_WAIT_SECONDS,
+            access_log=False,
+        )
     )
     server.run(sockets=[listener])
     if not server.started:

@@ -21,5 +21,8 @@ def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print(table)
 
 
-def time_text(unix_seconds: int) -> str:
+def time_text(unix_seconds: int | None) -> str:
+    """None: empty."""
+    if unix_seconds is None:
+        return ""
     return datetime.fromtimestamp(unix_seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -18,7 +18,7 @@ async def list_models(caller: Reader, session: Session, catalogue: LoadedCatalog
     return ModelList(data=[Model.from_entry(entry) for entry in catalogue.models] + tuned)
 
 
-@router.get("/{model}")
+@router.get("/{model:path}")
 async def retrieve_model(model: str, caller: Reader, session: Session, catalogue: LoadedCatalogue) -> Model:
     """One model."""
     if (entry := catalogue.get(model)) is not None:
@@ -26,7 +26,7 @@ async def retrieve_model(model: str, caller: Reader, session: Session, catalogue
     return Model.from_row(await models.get_tuned_model(session, caller.project_id, model), caller.organization_id)
 
 
-@router.delete("/{model}")
+@router.delete("/{model:path}")
 async def delete_model(model: str, caller: Writer, session: Session, catalogue: LoadedCatalogue) -> DeletedModel:
     """Deletes a tuned model: requests for it answer 404 at once."""
     await models.delete_model(session, catalogue, caller.project_id, model)

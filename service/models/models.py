@@ -1,14 +1,12 @@
 """The rules of models: which names exist, and what may be deleted."""
 
-import time
-
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.engine import Sessions
 from service.database.tables import ModelRow
 from service.errors import InvalidRequest, NotFound, PermissionDenied
 from service.inference.routing import FindServedModel, ServedModel
-from service.models.repository import get_usable_model
+from service.models import repository
 from tuning.catalogue import Catalogue
 
 
@@ -19,7 +17,7 @@ def served_model_finder(sessions: Sessions, catalogue: Catalogue) -> FindServedM
         if (entry := catalogue.get(name)) is not None:
             return ServedModel(name, entry, None)
         async with sessions() as session:
-            row = await get_usable_model(session, project_id, name)
+            row = await repository.get_usable_model(session, project_id, name)
         base = catalogue.get(row.base_model) if row is not None else None
         if row is None or base is None:
             return None
@@ -29,9 +27,9 @@ def served_model_finder(sessions: Sessions, catalogue: Catalogue) -> FindServedM
 
 
 async def get_tuned_model(session: AsyncSession, project_id: str, name: str) -> ModelRow:
-    row = await get_usable_model(session, project_id, name)
+    row = await repository.get_usable_model(session, project_id, name)
     if row is None:
-        raise NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")
+        raise no_such_model(name)
     return row
 
 
@@ -44,4 +42,9 @@ async def delete_model(session: AsyncSession, catalogue: Catalogue, project_id: 
         raise PermissionDenied(
             f"The model '{name}' belongs to another project, which permits its use but not its deletion.", param="model"
         )
-    row.deleted_at = time.time()
+    if not await repository.delete_model(session, row):
+        raise no_such_model(name)
+
+
+def no_such_model(name: str) -> NotFound:
+    return NotFound(f"The model '{name}' does not exist", param="model", code="model_not_found")

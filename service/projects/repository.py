@@ -1,11 +1,14 @@
 """All SQL of organizations, projects and keys."""
 
 import time
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, true, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.tables import ApiKeyRow, OrganizationRow, ProjectRow
+from service.pagination import paginate
 
 DEFAULT_ORGANIZATION_ID = "org-default"
 DEFAULT_PROJECT_ID = "proj_default"
@@ -58,8 +61,102 @@ async def find_workplace(
 
 
 async def rename_organization(session: AsyncSession, organization_id: str, name: str) -> None:
-    await session.execute(
-        update(OrganizationRow)
-        .where(OrganizationRow.id == organization_id, OrganizationRow.name != name)
-        .values(name=name)
+    rename = update(OrganizationRow).where(OrganizationRow.id == organization_id, OrganizationRow.name != name)
+    try:
+        await session.execute(rename.values(name=name))
+    except IntegrityError as error:
+        raise ValueError(f"FETTLE_ORGANIZATION={name}: there is another organization with this name") from error
+
+
+async def get_organization(session: AsyncSession, organization_id: str) -> OrganizationRow | None:
+    row: OrganizationRow | None = await session.scalar(
+        select(OrganizationRow).where(OrganizationRow.id == organization_id)
     )
+    return row
+
+
+async def add_organization(session: AsyncSession, organization: OrganizationRow) -> bool:
+    """False: the name is taken, and this transaction can only be rolled back."""
+    session.add(organization)
+    try:
+        await session.flush()
+    except IntegrityError:
+        return False
+    return True
+
+
+async def lock_organization(session: AsyncSession, organization_id: str) -> None:
+    """Nobody else archives a project of it until this transaction ends."""
+    await session.execute(select(OrganizationRow.seq).where(OrganizationRow.id == organization_id).with_for_update())
+
+
+async def list_organizations(
+    session: AsyncSession, *, after: str | None, limit: int
+) -> tuple[list[OrganizationRow], bool]:
+    return await paginate(session, select(OrganizationRow), OrganizationRow, true(), after=after, limit=limit)
+
+
+async def get_project(session: AsyncSession, organization_id: str, project_id: str) -> ProjectRow | None:
+    row: ProjectRow | None = await session.scalar(
+        select(ProjectRow).where(ProjectRow.id == project_id, ProjectRow.organization_id == organization_id)
+    )
+    return row
+
+
+async def find_active_projects(session: AsyncSession, organization_id: str, ids: Collection[str]) -> Sequence[str]:
+    """Those of `ids` that are projects of the organization and not archived."""
+    return list(await session.scalars(_active(organization_id).where(ProjectRow.id.in_(ids))))
+
+
+async def has_other_active_project(session: AsyncSession, organization_id: str, project_id: str) -> bool:
+    return await session.scalar(_active(organization_id).where(ProjectRow.id != project_id).limit(1)) is not None
+
+
+async def list_projects(
+    session: AsyncSession, organization_id: str, *, include_archived: bool, after: str | None, limit: int
+) -> tuple[list[ProjectRow], bool]:
+    projects = select(ProjectRow)
+    if not include_archived:
+        projects = projects.where(ProjectRow.archived_at.is_(None))
+    scope = ProjectRow.organization_id == organization_id
+    return await paginate(session, projects, ProjectRow, scope, after=after, limit=limit)
+
+
+async def get_key(session: AsyncSession, organization_id: str, project_id: str | None, key_id: str) -> ApiKeyRow | None:
+    """One that is not revoked; `project_id` None: an admin key."""
+    row: ApiKeyRow | None = await session.scalar(
+        select(ApiKeyRow).where(
+            _is_key_of(organization_id, project_id), ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None)
+        )
+    )
+    return row
+
+
+async def list_keys(
+    session: AsyncSession,
+    organization_id: str,
+    project_id: str | None,
+    *,
+    after: str | None,
+    limit: int,
+    ascending: bool = False,
+) -> tuple[list[ApiKeyRow], bool]:
+    """Those that are not revoked; `project_id` None: the admin keys."""
+    return await paginate(
+        session,
+        select(ApiKeyRow).where(ApiKeyRow.revoked_at.is_(None)),
+        ApiKeyRow,
+        _is_key_of(organization_id, project_id),
+        after=after,
+        limit=limit,
+        ascending=ascending,
+    )
+
+
+def _active(organization_id: str) -> Select[str]:
+    return select(ProjectRow.id).where(ProjectRow.organization_id == organization_id, ProjectRow.archived_at.is_(None))
+
+
+def _is_key_of(organization_id: str, project_id: str | None) -> ColumnElement[bool]:
+    of_project = ApiKeyRow.project_id.is_(None) if project_id is None else ApiKeyRow.project_id == project_id
+    return and_(ApiKeyRow.organization_id == organization_id, of_project)

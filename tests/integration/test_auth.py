@@ -35,3 +35,47 @@ def test_keys_open_what_is_closed_without_them(guarded: RunningService) -> None:
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert httpx.get(f"{guarded.url}/health").status_code == 200
     assert not [key for key in KEYS if key in guarded.log]
+
+
+def test_an_operator_chooses_where_to_work_by_headers(guarded: RunningService) -> None:
+    client = guarded.client.with_options(api_key=KEYS[0])
+    made = httpx.post(
+        f"{guarded.url}/v1/organizations", json={"name": "acme"}, headers={"authorization": f"Bearer {KEYS[0]}"}
+    ).json()
+    for options, expected in (
+        ({}, ("org-default", "proj_default")),
+        ({"organization": "org-default", "project": "proj_default"}, ("org-default", "proj_default")),
+        ({"organization": made["id"]}, (made["id"], None)),
+    ):
+        headers = client.with_options(**options).models.with_raw_response.list().headers  # type: ignore[arg-type]
+        assert headers["openai-organization"] == expected[0]
+        assert (headers["openai-project"] == "proj_default") == (expected[1] is not None)
+    for options, code in (
+        ({"organization": "org-nobodys"}, "invalid_organization"),
+        ({"project": "proj_nobodys"}, "invalid_project"),
+        ({"organization": made["id"], "project": "proj_default"}, "invalid_project"),
+        ({"project": "'; DROP TABLE projects; --"}, "invalid_project"),
+    ):
+        with pytest.raises(openai.AuthenticationError) as error:
+            client.with_options(**options).models.list()  # type: ignore[arg-type]
+        assert error.value.code == code, options
+
+
+@pytest.mark.parametrize("key", [b"sk-" + b"x" * 10_000, b"\xf0\x9f\x98\x80", b"\xff\xfe", b"sk-fettle-" + b"A" * 48])
+def test_a_hostile_key_opens_nothing_and_is_not_told_back(guarded: RunningService, key: bytes) -> None:
+    for name, value in ((b"authorization", b"Bearer " + key), (b"api-key", key)):
+        answer = httpx.get(f"{guarded.url}/v1/models", headers=[(name, value)])
+        assert answer.status_code == 401, name
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert key not in answer.content
+        assert len(answer.content) < 300
+
+
+def test_a_name_that_another_organization_has_is_no_default_organizations(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    service = start_service(tmp_path / "data", serving="off")
+    assert httpx.post(f"{service.url}/v1/organizations", json={"name": "acme"}).status_code == 200
+    service.stop()
+    with pytest.raises(AssertionError, match="FETTLE_ORGANIZATION=acme: there is another organization"):
+        start_service(tmp_path / "data", serving="off", organization="acme")

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.projects import OPERATOR_KEY, GuardedService
 from tests.fixtures.service import RunningService, free_port
 
 
-def fettle(*arguments: str, base_url: str = "http://127.0.0.1:9/v1") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"FETTLE_BASE_URL": base_url, "COLUMNS": "120"}
+def fettle(
+    *arguments: str, base_url: str = "http://127.0.0.1:9/v1", api_key: str = "none"
+) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"FETTLE_BASE_URL": base_url, "FETTLE_API_KEY": api_key, "COLUMNS": "120"}
     command = [sys.executable, "-m", "service.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -103,6 +106,74 @@ def test_models_are_listed(service: RunningService) -> None:
     assert "fettle-tiny\t" in fettle("models", "list", base_url=f"{service.url}/v1").stdout
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("jobs", "--help"), ("demo", "--help")])
+def test_projects_and_keys_are_made_listed_and_ended(guarded_service: GuardedService) -> None:
+    def operator(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return fettle(*arguments, base_url=f"{guarded_service.url}/v1", api_key=OPERATOR_KEY)
+
+    project = operator("projects", "create", "support").stdout.strip()
+    assert f"{project}\tactive\t" in operator("projects", "list").stdout
+
+    made = operator("keys", "create", "--project", project, "--role", "reader", "--name", "nightly evaluation")
+
+    key = made.stdout.rstrip("\n")  # what $(…) captures
+    key_id = made.stderr.partition(":")[0]
+    assert key.startswith("sk-fettle-")
+    assert key not in made.stderr
+    listed = operator("keys", "list", "--project", project).stdout.rstrip("\n").split("\t")
+    assert listed == [key_id, "reader", project, f"sk-***{key[-4:]}", "", "", "nightly evaluation"]
+    models = fettle("models", "list", base_url=f"{guarded_service.url}/v1", api_key=key)
+    assert "fettle-tiny" in models.stdout
+    assert operator("keys", "revoke", key_id).stdout == "revoked\n"
+    refused = fettle("models", "list", base_url=f"{guarded_service.url}/v1", api_key=key)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "Incorrect API key provided" in refused.stderr
+    assert operator("keys", "revoke", key_id).returncode == 1
+    assert operator("projects", "archive", project).stdout == "archived\n"
+    assert project not in operator("projects", "list").stdout
+    assert f"{project}\tarchived\t" in operator("projects", "list", "--archived").stdout
+
+
+def test_an_admin_key_is_made_and_expires(guarded_service: GuardedService) -> None:
+    organization = guarded_service.new_organization()
+    base_url = f"{guarded_service.url}/v1"
+    options = ("--role", "admin", "--name", "ops", "--expires-in-seconds", "3600", "--organization", organization.id)
+    made = fettle("keys", "create", *options, base_url=base_url, api_key=OPERATOR_KEY)
+    key = made.stdout.strip()
+    listed = [line.split("\t") for line in fettle("keys", "list", base_url=base_url, api_key=key).stdout.splitlines()]
+    assert [(row[1], row[2], row[6]) for row in listed] == [("admin", "", "the first one"), ("admin", "", "ops")]
+    assert listed[1][5], "when it expires"
+    assert fettle("keys", "revoke", listed[0][0], base_url=base_url, api_key=key).returncode == 0
+    assert fettle("models", "list", base_url=base_url, api_key=organization.admin_key).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--role", "writer"), "fettle projects list"),
+        (("--role", "admin", "--project", "proj_x"), "whole organization"),
+        (("--role", "owner", "--project", "proj_x"), "owner"),
+    ],
+)
+def test_a_key_that_cannot_be_is_refused_before_it_is_asked_for(options: tuple[str, ...], told: str) -> None:
+    refused = fettle("keys", "create", "--name", "k", *options)
+    assert refused.returncode == 2
+    assert told in refused.stderr
+    assert refused.stdout == ""
+
+
+def test_the_first_key_is_refused_in_words_that_a_person_can_follow(service: RunningService) -> None:
+    options = ("--project", "proj_default", "--role", "writer", "--name", "too early")
+    refused = fettle("keys", "create", *options, base_url=f"{service.url}/v1")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "Make an admin key first" in refused.stderr
+
+
+def test_variables_of_another_service_are_not_sent(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "of-openai")
+    assert "proj_default" in fettle("projects", "list", base_url=f"{service.url}/v1").stdout
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("jobs", "--help"), ("keys", "--help"), ("demo", "--help")])
 def test_help_needs_no_service(arguments: tuple[str, ...]) -> None:
     assert fettle(*arguments).returncode == 0

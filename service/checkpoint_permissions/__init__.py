@@ -1,0 +1,1 @@
+"""Permissions that let other projects of an organization use a tuned model."""
