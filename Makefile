@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check bench-control-plane openapi lock clean
+.PHONY: help install demo serve test clients check bench-control-plane openapi lock clean fuzz
 
 # `make install PYTHON=/path/to/python3.12` chooses the interpreter, LOCK=cpu|cuda|portable what is installed
 PYTHON =
@@ -24,6 +24,12 @@ serve: install ## run the service on http://127.0.0.1:8000 with its data in ./da
 test: install ## run the tests
 	@$(BIN)/python -m pytest $(TESTS)
 
+clients: install ## install the clients of other people that tests/clients runs (npm and 0.3 GB of disk)
+	@tests/clients/install.sh
+
+fuzz: install ## thousands of requests made from the API's description; every answer must be one that it describes
+	@$(BIN)/python -m pytest -q tests/contract/test_schemathesis.py
+
 check: install ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -40,5 +46,5 @@ lock: install ## make the locks under requirements/ again; LOCK_OPTIONS=--upgrad
 	@requirements/lock.sh $(LOCK_OPTIONS)
 
 clean: ## remove .venv and what tools and demos left; your data stays
-	rm -rf .venv .demo demo-report.json .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv .clients tests/clients/node/node_modules .demo demo-report.json .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	find $(PACKAGES) benchmarks tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
