@@ -20,6 +20,9 @@ from python_multipart.multipart import MultipartParser
 
 from service.errors import InvalidRequest, PayloadTooLarge
 
+MAX_FILENAME_CHARACTERS = 255
+_MAX_HEADER_BYTES = 64 * 1024  # a name that is too long shall be refused as such
+
 _DEFAULT_FILENAME = "upload"
 _DEFAULT_CONTENT_TYPE = "application/octet-stream"
 _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
@@ -42,11 +45,13 @@ async def read_form(
     *,
     file_field: str,
     max_file_bytes: int,
+    too_large: str = "Send a smaller file.",
     max_fields: int = 16,
     max_field_bytes: int = 64 * 1024,
     check_fields: Callable[[Mapping[str, str]], None] | None = None,
 ) -> UploadForm:
-    """Reads up to the file. `check_fields` sees all fields before the file is whole, and refuses by raising."""
+    """Reads up to the file. `check_fields` sees all fields before the file is whole, and refuses by raising;
+    `too_large` tells the client what to do with a larger file."""
     reader = _PartReader(body, _boundary(content_type))
     fields = _Fields(file_field, max_fields, max_field_bytes)
     file = await fields.read_until_file(reader)
@@ -58,7 +63,7 @@ async def read_form(
         async for chunk in reader.data():
             size += len(chunk)
             if size > max_file_bytes:
-                message = f"'{file_field}' is larger than the limit of {max_file_bytes:,} bytes. Send a smaller file."
+                message = f"'{file_field}' is larger than the limit of {max_file_bytes:,} bytes. {too_large}"
                 raise PayloadTooLarge(message, param=file_field)
             yield chunk
         if await fields.read_until_file(reader) is not None:
@@ -67,7 +72,7 @@ async def read_form(
             check_fields(fields.values)
 
     return UploadForm(
-        filename=_clean_filename(file.filename),
+        filename=clean_filename(file.filename, param=file_field),
         content_type=file.content_type or _DEFAULT_CONTENT_TYPE,
         chunks=chunks(),
         fields=fields.values,
@@ -154,6 +159,7 @@ async def _parse(body: AsyncIterator[bytes], boundary: str) -> AsyncIterator[_Pa
                 "on_part_data": found.add_data,
                 "on_end": found.end,
             },
+            max_header_size=_MAX_HEADER_BYTES,
         )
         async for chunk in body:
             parser.write(chunk)
@@ -235,7 +241,12 @@ def _text(header: bytearray) -> str:
         return header.decode("latin-1")
 
 
-def _clean_filename(filename: str) -> str:
+def clean_filename(filename: str, *, param: str) -> str:
+    """Without a path and without characters that cannot be seen. Raises InvalidRequest for one that is too long."""
     name = filename.replace("\\", "/").rsplit("/", 1)[-1].replace("%22", '"')  # browsers, httpx and curl send %22 for "
     name = "".join(character for character in name if character.isprintable()).strip()
+    if len(name) > MAX_FILENAME_CHARACTERS:
+        raise InvalidRequest(
+            f"The file's name is too long - '{param}' has at most {MAX_FILENAME_CHARACTERS} characters", param=param
+        )
     return _DEFAULT_FILENAME if name in ("", ".", "..") else name

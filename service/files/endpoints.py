@@ -7,9 +7,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.auth import Reader, Writer
-from service.dependencies import ConfiguredSettings, NewSessions, Session, Storage
+from service.dependencies import ConfiguredSettings, GivenIdempotency, NewSessions, Session, Storage
 from service.files import files, repository
-from service.files.ranges import RangeNotSatisfiable, parse_range
+from service.files.ranges import parse_range
 from service.files.schemas import PURPOSES, UPLOAD_PURPOSES, DeletedFile, File, FilePage
 from service.pagination import After
 
@@ -24,9 +24,20 @@ _UPLOAD_BODY: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["file", "purpose"],
+                    "dependentRequired": {
+                        "expires_after[anchor]": ["expires_after[seconds]"],
+                        "expires_after[seconds]": ["expires_after[anchor]"],
+                    },
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "enum": list(UPLOAD_PURPOSES)},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {
+                            "type": "integer",
+                            "minimum": 3600,
+                            "maximum": 2_592_000,
+                            "description": "How long the file is kept after its creation. Needs the anchor.",
+                        },
                     },
                 }
             }
@@ -34,15 +45,30 @@ _UPLOAD_BODY: dict[str, Any] = {
     }
 }
 
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole file.", "content": _BYTES},
+    206: {"description": "The part that `Range` asks for.", "content": _BYTES},
+}
+
 
 @router.post("", openapi_extra=_UPLOAD_BODY)
 async def create_file(
-    request: Request, caller: Writer, sessions: NewSessions, storage: Storage, settings: ConfiguredSettings
+    request: Request,
+    caller: Writer,
+    sessions: NewSessions,
+    storage: Storage,
+    settings: ConfiguredSettings,
+    idempotency: GivenIdempotency,
 ) -> File:
-    """Uploads a file. It is streamed to object storage as it arrives; training data has the purpose `fine-tune`."""
+    """Uploads a file of up to 512 MB; larger ones go in parts, through `POST /v1/uploads`.
+
+    It is streamed to object storage as it arrives. Training data has the purpose `fine-tune`. A file with
+    `expires_after` is deleted by itself; batch files are, after 30 days, unless it says otherwise.
+    """
     content_type = request.headers.get("content-type")
     row = await files.create_file(
-        sessions, storage, caller.project_id, request.stream(), content_type, settings.max_file_bytes
+        sessions, storage, caller.project_id, request.stream(), content_type, settings.max_file_bytes, idempotency
     )
     return File.from_row(row)
 
@@ -54,7 +80,7 @@ async def list_files(
     purpose: Annotated[str | None, Query(description="Only files with this purpose.")] = None,
     order: Annotated[Literal["asc", "desc"], Query(description="By creation.")] = "desc",
     after: After = None,
-    limit: Annotated[int, Query(ge=0, le=10_000)] = 10_000,
+    limit: Annotated[int, Query(ge=0, le=10_000, description="How many objects a page holds.")] = 10_000,
 ) -> FilePage:
     """Files, newest first unless `order` says otherwise. There are none with a purpose that does not exist."""
     if purpose is not None and purpose not in PURPOSES:
@@ -75,28 +101,24 @@ async def retrieve_file(file_id: str, caller: Reader, session: Session) -> File:
 
 
 @router.delete("/{file_id}")
-async def delete_file(file_id: str, caller: Writer, session: Session, storage: Storage) -> DeletedFile:
+async def delete_file(file_id: str, caller: Writer, session: Session) -> DeletedFile:
     """Deletes a file and its bytes. A job that still needs it fails with `deleted_training_file`."""
-    await files.delete_file(session, storage, caller.project_id, file_id)
+    await files.delete_file(session, caller.project_id, file_id)
     return DeletedFile(id=file_id)
 
 
-@router.get("/{file_id}/content", response_class=Response)
+@router.get("/{file_id}/content", responses=_CONTENT, response_class=Response)
 async def download_file(
     file_id: str,
     caller: Reader,
     session: Session,
     storage: Storage,
-    range_header: Annotated[str | None, Header(alias="range")] = None,
+    range_header: Annotated[str | None, Header(alias="range", description="`bytes=0-1023`, for a part of it.")] = None,
 ) -> Response:
     """A file's bytes, or the part that `Range` asks for."""
     row = await files.get_file(session, caller.project_id, file_id)
     headers = {"accept-ranges": "bytes"}
-    try:
-        wanted = parse_range(range_header, row.bytes)
-    except RangeNotSatisfiable:
-        headers["content-range"] = f"bytes */{row.bytes}"
-        return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
+    wanted = parse_range(range_header, row.bytes)
     start, end = wanted or (0, row.bytes)
     headers["content-length"] = str(end - start)
     if wanted is not None:

@@ -2,15 +2,13 @@
 
 import re
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+from service.errors import RangeNotSatisfiable
 
-
-class RangeNotSatisfiable(Exception):
-    """The range begins behind the end."""
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Start and end (exclusive), or None for the whole content."""
+    """Start and end (exclusive), or None for the whole content. Raises RangeNotSatisfiable."""
     match = _RANGE.fullmatch(header.strip()) if header else None
     if match is None or match[0] == "bytes=-":
         return None
@@ -22,5 +20,5 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
         if last and int(last) < start:
             return None  # not a range: RFC 9110 says to ignore it
     if start >= size or start == end:
-        raise RangeNotSatisfiable
+        raise RangeNotSatisfiable(size)
     return start, end

@@ -1,7 +1,7 @@
 """Where bytes lie: files, runs and adapters, in a folder or in S3. The rest of the service knows this Protocol only."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,10 +30,24 @@ class StorageUnavailable(StorageError):
     """Anything else that keeps the storage from answering; the message says what, and trying again may help."""
 
 
+class DigestMismatch(StorageError):
+    """The content is not the one that was announced; `md5` is what it really has."""
+
+    def __init__(self, md5: str) -> None:
+        super().__init__(f"the content has the MD5 {md5}")
+        self.md5 = md5
+
+
 @dataclass(frozen=True)
 class PutResult:
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    key: str
+    bytes: int
 
 
 class ObjectStorage(Protocol):
@@ -48,6 +62,11 @@ class ObjectStorage(Protocol):
 
     async def put_bytes(self, key: str, content: bytes, *, if_absent: bool = False) -> bool:
         """Returns whether it was written: with `if_absent`, of several writers exactly one is told True."""
+        ...
+
+    async def concatenate(self, key: str, sources: Sequence[StoredObject], *, md5: str | None = None) -> PutResult:
+        """One object from others in their order, in constant memory; the others stay. Like a `put`, nothing of it stays
+        when it fails: with ObjectNotFound for a source, with DigestMismatch when `md5` (in hex) is another one."""
         ...
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
@@ -67,6 +86,10 @@ class ObjectStorage(Protocol):
 
     async def delete(self, key: str) -> None:
         """An object that is not there is no error."""
+        ...
+
+    async def discard(self, key: str) -> None:
+        """Deletes, and also removes what unfinished puts of this key left behind when their process died."""
         ...
 
     async def delete_prefix(self, prefix: str) -> None: ...

@@ -2,11 +2,10 @@
 
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -18,11 +17,12 @@ from service.object_storage.base import (
     StorageError,
     StorageFull,
     StorageUnavailable,
+    StoredObject,
     check_key,
     check_prefix,
     check_range,
 )
-from service.object_storage.streaming import pieces_of, run_to_end
+from service.object_storage.streaming import Digests, pieces_of, run_to_end
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class FilesystemStorage:
             await _write_in_thread(key, upload.publish, target, replace=True)
         finally:
             await _write_in_thread(key, upload.discard)
-        return PutResult(upload.bytes, upload.sha256.hexdigest())
+        return upload.digests.result()
 
     async def put_bytes(self, key: str, content: bytes, *, if_absent: bool = False) -> bool:
         target = self._path(key)
@@ -67,6 +67,18 @@ class FilesystemStorage:
                 upload.discard()
 
         return await _write_in_thread(key, write)
+
+    async def concatenate(self, key: str, sources: Sequence[StoredObject], *, md5: str | None = None) -> PutResult:
+        target = self._path(key)
+        upload = _Upload(self._incoming, Digests(md5=md5))
+        try:
+            for source in sources:  # a source a visit: whoever cancels waits for one of them, not for all
+                await _write_in_thread(key, upload.append, self._path(source.key), source.bytes)
+            result = upload.digests.result()
+            await _write_in_thread(key, upload.publish, target, replace=True)
+        finally:
+            await _write_in_thread(key, upload.discard)
+        return result
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         check_range(start, end)
@@ -105,6 +117,10 @@ class FilesystemStorage:
         with suppress(ObjectNotFound):
             await _in_thread(key, path.unlink)
 
+    async def discard(self, key: str) -> None:
+        """What unfinished puts left went when this storage was opened."""
+        await self.delete(key)
+
     async def delete_prefix(self, prefix: str) -> None:
         folder = self._root / check_prefix(prefix)
         with suppress(ObjectNotFound):
@@ -132,19 +148,26 @@ def _chunks(file: FileIO, path: Path) -> Iterator[bytes]:
 class _Upload:
     """A file on its way in. It is locked while its process lives, which is how the next start knows the dead ones."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, digests: Digests | None = None) -> None:
         self._path = folder / uuid.uuid4().hex
         self._file: FileIO | None = None
-        self.bytes = 0
-        self.sha256 = hashlib.sha256()
+        self.digests = digests or Digests()
 
     def write(self, content: bytes | bytearray) -> None:
-        self.sha256.update(content)
-        self.bytes += len(content)
+        self.digests.update(content)
         file = self._opened()
         rest = memoryview(content)
         while rest:  # a disk that is about to be full takes a part
             rest = rest[file.write(rest) :]
+
+    def append(self, source: Path, size: int) -> None:
+        """Raises ObjectNotFound; StorageUnavailable when the source is not as long as it should be."""
+        copied = 0
+        for piece in read_chunks(source):
+            self.write(piece)
+            copied += len(piece)
+        if copied != size:
+            raise StorageUnavailable(f"{source} has {copied} bytes, not {size}")
 
     def publish(self, target: Path, *, replace: bool) -> bool:
         """Returns False, and changes nothing, when there is a file that must not be replaced."""

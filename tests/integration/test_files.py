@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -9,6 +10,7 @@ import openai
 import pytest
 
 from tests.fixtures.service import RunningService, StartService
+from tests.fixtures.stored_services import StoredService, send_half_a_form
 
 
 def test_an_uploaded_file_reads_back_as_it_was(service: RunningService) -> None:
@@ -49,6 +51,40 @@ def test_curl_can_upload_with_the_fields_in_any_order(service: RunningService, t
 def test_a_path_in_a_file_name_is_no_path(service: RunningService) -> None:
     file = service.client.files.create(file=("../../etc/passwd", b"{}\n"), purpose="fine-tune")
     assert file.filename == "passwd"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("a/b\\c.jsonl", "c.jsonl"),
+        ("😀 ünï.jsonl", "😀 ünï.jsonl"),
+        ("..", "upload"),
+        ("' OR 1=1; --", "' OR 1=1; --"),
+        ("😀" * 255, "😀" * 255),
+    ],
+)
+def test_a_name_is_kept_without_what_is_hostile_in_it(service: RunningService, given: str, kept: str) -> None:
+    assert service.client.files.create(file=(given, b"{}\n"), purpose="evals").filename == kept
+
+
+@pytest.mark.parametrize("length", [256, 10_000])
+def test_a_name_that_is_too_long_is_refused_with_the_limit(service: RunningService, length: int) -> None:
+    with pytest.raises(openai.BadRequestError, match="at most 255 characters") as error:
+        service.upload(b"{}\n", filename="x" * length)
+    assert error.value.param == "file"
+
+
+def test_two_deletions_at_once_delete_once(service: RunningService) -> None:
+    file_id = service.upload(b"{}\n")
+    with ThreadPoolExecutor(8) as threads:
+        statuses = list(threads.map(lambda _: httpx.delete(f"{service.url}/v1/files/{file_id}").status_code, range(8)))
+    assert sorted(statuses) == [200] + [404] * 7
+
+
+@pytest.mark.parametrize("sent", [0, 1000, 20_000_000])
+def test_a_client_that_leaves_in_the_middle_leaves_nothing(stored_service: StoredService, sent: int) -> None:
+    send_half_a_form(stored_service.service, "/v1/files", "file", sent)
+    stored_service.wait_until_swept()
 
 
 @pytest.mark.parametrize(

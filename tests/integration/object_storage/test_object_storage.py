@@ -3,11 +3,11 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from service.object_storage.base import InvalidKey, ObjectNotFound
+from service.object_storage.base import DigestMismatch, InvalidKey, ObjectNotFound, StorageUnavailable, StoredObject
 from tests.fixtures.object_storage import MIB, StorageUnderTest, stream_of
 
 
@@ -107,6 +107,86 @@ async def test_puts_at_once_do_not_mix(stored: StorageUnderTest) -> None:
         *(stored.storage.put(f"files/{number}", stream_of(content)) for number, content in enumerate(contents))
     )
     assert [await stored.storage.get_bytes(f"files/{number}") for number in range(4)] == contents
+
+
+async def put_parts(stored: StorageUnderTest, contents: Sequence[bytes]) -> list[StoredObject]:
+    parts = [StoredObject(f"parts/{number}", len(content)) for number, content in enumerate(contents)]
+    await asyncio.gather(
+        *(
+            stored.storage.put(part.key, stream_of(content))
+            for part, content in zip(parts, contents, strict=True)
+            if content
+        )
+    )
+    return parts
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [],
+        [1],
+        [1, 1, 1],
+        [8 * MIB],
+        [8 * MIB, 8 * MIB],
+        [8 * MIB + 1, 1, 16 * MIB, 5 * MIB - 1, 3 * MIB, 12 * MIB],
+        [1000] * 50,
+        [20 * MIB, 30 * MIB],
+    ],
+    ids=str,
+)
+async def test_objects_become_one_in_the_order_given(stored: StorageUnderTest, sizes: list[int]) -> None:
+    contents = [os.urandom(size) for size in sizes]
+    parts = await put_parts(stored, contents)
+    whole = b"".join(reversed(contents))
+    result = await stored.storage.concatenate("files/one", parts[::-1], md5=hashlib.md5(whole).hexdigest().upper())
+    assert (result.bytes, result.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
+    assert await stored.storage.get_bytes("files/one") == whole
+    assert [await stored.storage.get_bytes(part.key) for part in parts] == contents
+    assert stored.unfinished() == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 30 * MIB])
+async def test_a_concatenation_of_other_content_leaves_nothing(stored: StorageUnderTest, size: int) -> None:
+    content = os.urandom(size)
+    parts = await put_parts(stored, [content] if size else [])
+    with pytest.raises(DigestMismatch) as error:
+        await stored.storage.concatenate("files/one", parts, md5=hashlib.md5(b"other").hexdigest())
+    assert error.value.md5 == hashlib.md5(content).hexdigest()
+    assert await stored.storage.head("files/one") is None
+    assert stored.unfinished() == 0
+
+
+async def test_a_concatenation_that_lacks_a_source_leaves_nothing(stored: StorageUnderTest) -> None:
+    parts = await put_parts(stored, [os.urandom(20 * MIB)] * 3)
+    await stored.storage.delete(parts[2].key)
+    with pytest.raises(ObjectNotFound, match=parts[2].key):
+        await stored.storage.concatenate("files/one", parts)
+    too_long = [parts[0], StoredObject(parts[1].key, parts[1].bytes + 1)]
+    with pytest.raises(StorageUnavailable, match=parts[1].key):
+        await stored.storage.concatenate("files/one", too_long)
+    assert await stored.storage.head("files/one") is None
+    assert stored.unfinished() == 0
+
+
+async def test_a_cancelled_concatenation_leaves_nothing(stored: StorageUnderTest) -> None:
+    parts = await put_parts(stored, [os.urandom(40 * MIB)] * 3)
+    concatenation = asyncio.create_task(stored.storage.concatenate("files/one", parts))
+    while not await asyncio.to_thread(stored.unfinished):
+        assert not concatenation.done(), "it was to be cancelled midway"
+    concatenation.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await concatenation
+    assert await stored.storage.head("files/one") is None
+    assert stored.unfinished() == 0
+
+
+async def test_discarded_is_deleted(stored: StorageUnderTest) -> None:
+    await stored.storage.put_bytes("files/one", b"1")
+    await stored.storage.put_bytes("files/one-more", b"2")
+    await stored.storage.discard("files/one")
+    await stored.storage.discard("files/one")
+    assert [key async for key in stored.storage.list("files/")] == ["files/one-more"]
 
 
 async def test_of_several_writers_if_absent_exactly_one_wins(stored: StorageUnderTest) -> None:

@@ -42,6 +42,18 @@ async def test_missing_credentials_are_reported_with_the_remedy(
         await stored.storage.put_bytes("files/one", b"1")
 
 
+async def test_what_a_dead_process_left_of_a_put_is_discarded(s3_bucket: S3Bucket) -> None:
+    stored = in_bucket(s3_bucket)
+    for key in ("files/one", "files/one-more"):
+        for _ in range(2):
+            upload = s3_bucket.resource.Object(f"some/prefix/{key}").initiate_multipart_upload()
+            upload.Part(1).upload(Body=b"half a file")
+    await stored.storage.discard("files/one")
+    assert stored.unfinished() == 2, "its neighbour's uploads stay"
+    await stored.storage.discard("files/one-more")
+    assert stored.unfinished() == 0
+
+
 def test_a_missing_object_is_reported_when_it_is_opened(s3_bucket: S3Bucket) -> None:
     with pytest.raises(ObjectNotFound):
         open_chunks(f"s3://{s3_bucket.name}/none", endpoint_url=s3_bucket.endpoint_url)

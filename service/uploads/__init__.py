@@ -1,0 +1,1 @@
+"""The uploads resource: a large file that arrives in parts."""
