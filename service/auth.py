@@ -7,13 +7,13 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.dependencies import ConfiguredSettings, NewSessions
+from service.database.engine import Sessions
 from service.errors import AuthenticationError, PermissionDenied
 from service.projects import repository
 from service.projects.repository import DEFAULT_ORGANIZATION_ID
@@ -41,24 +41,26 @@ class Caller:
         return self.key_id is None
 
 
-async def _caller(
-    request: Request,
-    sessions: NewSessions,
-    settings: ConfiguredSettings,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    azure_key: Annotated[str | None, Depends(_azure_header)],
-) -> Caller:
-    key = bearer.credentials if bearer is not None else azure_key
+async def find_caller(request: Request) -> Caller:
+    """Before the body is read: what a stranger sends is not even looked at. Raises AuthenticationError."""
+    bearer, azure_key = await _bearer(request), await _azure_header(request)
+    sessions: Sessions = request.app.state.sessions
     async with sessions.begin() as session:
-        caller = await authenticate(
+        return await authenticate(
             session,
-            settings,
-            key,
+            request.app.state.settings,
+            azure_key if bearer is None else bearer.credentials,
             organization_id=request.headers.get("openai-organization") or None,
             project_id=request.headers.get("openai-project") or None,
         )
-    request.state.caller = caller  # for the headers of the answer
-    return caller
+
+
+async def _caller(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],  # both for the API's description only
+    azure_key: Annotated[str | None, Depends(_azure_header)],
+) -> Caller:
+    return cast(Caller, request.state.caller)  # `ApiRoute` has put it there
 
 
 async def authenticate(

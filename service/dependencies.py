@@ -7,10 +7,13 @@ from fastapi import Depends, Request
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.batches.loop import BatchRunner
 from service.database.engine import Sessions
 from service.dispatcher.loop import Dispatcher
+from service.idempotency import Idempotency
 from service.object_storage.base import ObjectStorage
 from service.settings import Settings
+from service.webhooks.sending import Sender
 from tuning.catalogue import Catalogue
 
 
@@ -24,9 +27,16 @@ class Wake:
         event.listen(session.sync_session, "after_commit", lambda _: self._wake(), once=True)
 
 
-async def _session(request: Request) -> AsyncIterator[AsyncSession]:
+async def open_session(request: Request) -> AsyncIterator[AsyncSession]:
+    idempotency: Idempotency | None = request.state.idempotency
     async with _sessions(request).begin() as session:
+        if idempotency is not None:
+            await idempotency.take(session)
         yield session
+
+
+def given_idempotency(request: Request) -> Idempotency | None:
+    return cast(Idempotency | None, request.state.idempotency)
 
 
 def _sessions(request: Request) -> Sessions:
@@ -49,7 +59,15 @@ def _wake(request: Request) -> Wake:
     return Wake(cast(Dispatcher, request.app.state.dispatcher).wake)
 
 
-Session = Annotated[AsyncSession, Depends(_session, scope="function")]
+def _wake_batches(request: Request) -> Wake:
+    return Wake(cast(BatchRunner, request.app.state.batches).wake)
+
+
+def _webhook_sender(request: Request) -> Sender:
+    return cast(Sender, request.app.state.webhook_sender)
+
+
+Session = Annotated[AsyncSession, Depends(open_session, scope="function")]
 """One request, one transaction; committed before the answer is sent (FastAPI's default scope commits after it)."""
 
 NewSessions = Annotated[Sessions, Depends(_sessions)]
@@ -59,3 +77,7 @@ ConfiguredSettings = Annotated[Settings, Depends(_settings)]
 LoadedCatalogue = Annotated[Catalogue, Depends(_catalogue)]
 Storage = Annotated[ObjectStorage, Depends(_storage)]
 Waker = Annotated[Wake, Depends(_wake)]
+BatchWaker = Annotated[Wake, Depends(_wake_batches)]
+WebhookSender = Annotated[Sender, Depends(_webhook_sender)]
+GivenIdempotency = Annotated[Idempotency | None, Depends(given_idempotency)]
+"""For endpoints that stream: theirs to take in the transaction that makes the rows. `Session` does it by itself."""

@@ -6,7 +6,10 @@
     ├── PermissionDenied        403
     ├── NotFound                404
     ├── MethodNotAllowed        405
+    ├── Conflict                409, not to be retried
     ├── PayloadTooLarge         413
+    ├── RangeNotSatisfiable     416
+    ├── HeadersTooLarge         431
     ├── InsufficientStorage     507
     ├── UpstreamFailed          502
     └── Unavailable             503, with Retry-After
@@ -23,8 +26,11 @@ from typing import Any, ClassVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from service.object_storage.base import StorageFull, StorageUnavailable
 
@@ -77,8 +83,32 @@ class MethodNotAllowed(ApiError):
     status = HTTPStatus.METHOD_NOT_ALLOWED
 
 
+class Conflict(ApiError):
+    status = HTTPStatus.CONFLICT
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"x-should-retry": "false"}  # the SDKs would retry every 409
+
+
 class PayloadTooLarge(ApiError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class RangeNotSatisfiable(ApiError):
+    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The range begins behind the end of the content, which has {size:,} bytes.", param="range")
+        self.size = size
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"content-range": f"bytes */{self.size}"}
+
+
+class HeadersTooLarge(ApiError):
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 
 
 class _ServerError(ApiError):
@@ -116,6 +146,8 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _render_http_exception)
     app.add_exception_handler(StorageFull, _render_storage_full)
     app.add_exception_handler(StorageUnavailable, _render_storage_unavailable)
+    for no_database in (OperationalError, InterfaceError, NoConnectionFree):
+        app.add_exception_handler(no_database, _render_database_unavailable)
     app.add_exception_handler(ClientDisconnect, _render_to_nobody)
 
 
@@ -137,7 +169,7 @@ def describe_validation_errors(errors: Sequence[Any], body: object) -> InvalidRe
     """The first of pydantic's errors in OpenAI's words: `-42 is less than the minimum of 1 - 'n_epochs'`."""
     error = errors[0]
     path = _field_path(error, body)
-    name = path[-1] if path else "body"
+    name = next((part for part in reversed(path) if not part.isdigit()), "body")  # a list's, not its entry's number
     alternatives = [
         other["ctx"]["expected"]
         for other in errors
@@ -153,7 +185,7 @@ def _field_path(error: Mapping[str, Any], body: object) -> list[str]:
         return [str(part) for part in parts]
     path, value = [], body
     for index, part in enumerate(parts):
-        if isinstance(value, Mapping) and part in value:
+        if (isinstance(value, Mapping) and part in value) or (isinstance(value, list) and isinstance(part, int)):
             value = value[part]
         elif not (error["type"] == "missing" and index == len(parts) - 1):
             continue
@@ -170,15 +202,15 @@ def _validation_message(error: Mapping[str, Any], name: str, alternatives: Seque
             return f"Unknown parameter: '{name}'."
         case "json_invalid":
             return f"We could not parse the JSON body of your request: {context.get('error', 'it is not valid JSON')}."
-        case "int_type" | "int_from_float" | "float_type":
-            kind = "a number" if error["type"] == "float_type" else "an integer"
+        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size" | "float_type" | "float_parsing":
+            kind = "a number" if error["type"].startswith("float") else "an integer"
             return f"{value} is not {' or '.join([kind, *alternatives])} - '{name}'"
         case "greater_than_equal":
-            return f"{value} is less than the minimum of {context['ge']:g} - '{name}'"
+            return f"{value} is less than the minimum of {context['ge']:.15g} - '{name}'"
         case "less_than_equal":
-            return f"{value} is greater than the maximum of {context['le']:g} - '{name}'"
+            return f"{value} is greater than the maximum of {context['le']:.15g} - '{name}'"
         case "greater_than":
-            return f"{value} is less than or equal to the minimum of {context['gt']:g} - '{name}'"
+            return f"{value} is less than or equal to the minimum of {context['gt']:.15g} - '{name}'"
         case "literal_error" | "enum":
             return f"{value} is not one of {context['expected']} - '{name}'"
         case "string_too_long":
@@ -198,14 +230,26 @@ def _shortened(value: object) -> str:
 
 async def _render_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
+    where = f"{request.method} {_shortened_path(request)}"
     if error.status_code == HTTPStatus.NOT_FOUND:
         return render(NotFound(f"Invalid URL ({where})"))
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        rendered = render(MethodNotAllowed(f"Not allowed to {request.method} on {request.url.path}"))
-        rendered.headers.update(error.headers or {})
+        rendered = render(MethodNotAllowed(f"Not allowed to {request.method} on {_shortened_path(request)}"))
+        rendered.headers["allow"] = ", ".join(sorted(_methods_at(request)))
         return rendered
     return render(InvalidRequest(f"{where}: {error.detail}"))
+
+
+def _shortened_path(request: Request) -> str:
+    path = request.url.path
+    return path if len(path) <= MAX_SHOWN_CHARACTERS else f"{path[:MAX_SHOWN_CHARACTERS]}…"
+
+
+def _methods_at(request: Request) -> set[str]:
+    """Of all routes with this path: Starlette names those of the first one only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in matching for method in route.methods or ()}
 
 
 async def _render_storage_full(request: Request, error: Exception) -> JSONResponse:
@@ -221,6 +265,12 @@ async def _render_storage_unavailable(request: Request, error: Exception) -> JSO
     log.error("storage does not answer: %s", error)
     message = "The server's object storage does not answer at the moment; nothing was kept of this request."
     return render(Unavailable(message, retry_after_seconds=5, code="storage_unavailable"))
+
+
+async def _render_database_unavailable(request: Request, error: Exception) -> JSONResponse:
+    log.error("the database does not answer: %s", getattr(error, "orig", error))
+    message = "The server's database does not answer at the moment; nothing was kept of this request."
+    return render(Unavailable(message, retry_after_seconds=5, code="database_unavailable"))
 
 
 async def _render_to_nobody(request: Request, error: Exception) -> Response:

@@ -1,6 +1,6 @@
 """OpenAI's lists: newest first, walked with `after=<last id>` until `has_more` is false."""
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel
@@ -20,6 +20,23 @@ class Page(BaseModel, Generic[Item]):
     object: Literal["list"] = "list"
     data: list[Item]
     has_more: bool
+
+
+class Identified(BaseModel):
+    id: str
+
+
+IdentifiedItem = TypeVar("IdentifiedItem", bound=Identified)
+
+
+class PageWithEnds(Page[IdentifiedItem], Generic[IdentifiedItem]):
+    first_id: str | None
+    last_id: str | None
+
+    @classmethod
+    def of(cls, data: list[IdentifiedItem], has_more: bool) -> Self:
+        first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
+        return cls(data=data, has_more=has_more, first_id=first_id, last_id=last_id)
 
 
 async def paginate(

@@ -94,9 +94,13 @@ class DetachedProcess:
         except FileNotFoundError:
             return ""
 
+    def interrupt(self) -> None:
+        """SIGTERM to the group, and nothing more."""
+        self._signal(signal.SIGTERM)
+
     async def stop(self, grace: timedelta) -> None:
         """SIGTERM to the group, SIGKILL after the grace period; returns when nothing of it lives. Safe to repeat."""
-        self._signal(signal.SIGTERM)
+        self.interrupt()
         deadline = time.monotonic() + grace.total_seconds()
         while self.is_alive():
             if time.monotonic() >= deadline:

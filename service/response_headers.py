@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextvars import ContextVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +13,16 @@ from service.ids import new_request_id
 log = logging.getLogger(__name__)
 
 OPENAI_VERSION = "2020-10-01"
+
+_request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+
+class RequestIds(logging.Filter):
+    """Gives each record the id of the request that it was logged for, as `request_id`."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = _request_id.get()
+        return True
 
 
 class ResponseHeaders:
@@ -25,6 +36,7 @@ class ResponseHeaders:
             await self._app(scope, receive, send)
             return
         request_id = new_request_id()
+        _request_id.set(request_id)
         scope.setdefault("state", {})  # where `auth.py` leaves who calls
         started = time.perf_counter()
         has_started = False

@@ -5,9 +5,9 @@ import ipaddress
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tuning.catalogue import DEFAULT_CATALOGUE
@@ -15,9 +15,16 @@ from tuning.catalogue import DEFAULT_CATALOGUE
 MEGABYTE = 1_000_000
 """OpenAI counts file limits in decimal megabytes."""
 
+ORGANIZATION_NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,63}$"
+"""Without ':', so that it can stand in a tuned model's name."""
+
 _OTHERS_VARIABLES = ("FETTLE_BASE_URL", "FETTLE_API_KEY", "FETTLE_WORK_DIR", "FETTLE_TORCH_INDEX_URL")
 """Of the client commands, the trainer and the installation."""
 _OTHERS_PREFIX = "FETTLE_TEST_"
+
+
+def _wandb(name: str, default: str | None) -> Any:
+    return Field(default, validation_alias=AliasChoices(f"FETTLE_WANDB_{name}", f"WANDB_{name}"))
 
 
 class Settings(BaseSettings):
@@ -31,7 +38,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Comma-separated: the operators' keys, which open everything. Without them only a loopback host may be served, and
     everybody on this machine is an operator until the first key is made through the admin API."""
-    organization: str = Field("fettle", pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    organization: str = Field("fettle", pattern=ORGANIZATION_NAME_PATTERN)
     """The default organization's name: the third part of `ft:{base}:{organization}:{suffix}:{id}`."""
 
     # where its state lies
@@ -50,14 +57,43 @@ class Settings(BaseSettings):
     # jobs
     max_running_jobs: int = Field(1, ge=1)
     max_attempts: int = Field(3, ge=1)
-    """Starts of one job: a trainer that crashes is started again until this many."""
+    """A trainer that crashes is started again until it has crashed this often."""
     cancel_grace: timedelta = timedelta(seconds=10)
     """Between SIGTERM and SIGKILL for a cancelled job's processes. Seconds, or ISO 8601."""
+    pause_grace: timedelta = timedelta(minutes=10)
+    """The same for a paused job, which finishes its step and saves its state: without it, work is lost."""
+    paused_status: Literal["queued", "paused"] = "queued"
+    """What a paused job's status says. OpenAI's clients do not know `paused`: strict ones break on it."""
     poll_interval: timedelta = timedelta(seconds=1)
     """How often a running job is looked at."""
 
     result_files_base64: bool = False
     """Result files are base64 text, for old scripts that always decode them; else they are plain CSV."""
+
+    # batches
+    batch_concurrency: int = Field(8, ge=1, le=1000)
+    """Requests that all batches of this service may have under way at once, beside those of the moment."""
+
+    # webhooks
+    webhook_allow_private: bool = False
+    """Webhooks may also go to this machine and private networks, and over plain http. Only where every caller may
+    send requests there."""
+
+    # integrations: W&B's own variables, also with FETTLE_ before them
+    wandb_api_key: SecretStr | None = _wandb("API_KEY", None)
+    wandb_mode: Literal["online", "offline", "disabled"] = _wandb("MODE", "online")
+    """Offline: the metrics are kept in the object storage, for `wandb sync`."""
+    wandb_base_url: str | None = _wandb("BASE_URL", None)
+    """A W&B server of one's own."""
+
+    # graders
+    grader_base_url: str | None = Field(None, pattern=r"^https?://")
+    """An OpenAI-compatible endpoint, such as `https://host/v1`: model graders ask it for models that are not ours."""
+    grader_api_key: SecretStr | None = None
+    grader_timeout: timedelta = Field(timedelta(minutes=2), gt=timedelta(0))
+    """For one run of a python grader, and for one answer of a model that grades."""
+    grader_memory_mib: int = Field(2048, ge=256)
+    """For one run of a python grader."""
 
     # serving
     serving: Literal["vllm", "off"] = "vllm"
@@ -95,6 +131,17 @@ class Settings(BaseSettings):
     @property
     def serving_dir(self) -> Path:
         return self.data_dir / "serving"
+
+    @property
+    def can_use_wandb(self) -> bool:
+        return self.wandb_mode == "offline" or (self.wandb_mode == "online" and self.wandb_api_key is not None)
+
+    @property
+    def wandb_environment(self) -> dict[str, str]:
+        """Of a trainer."""
+        key = self.wandb_api_key.get_secret_value() if self.wandb_api_key else None
+        environment = {"WANDB_MODE": self.wandb_mode, "WANDB_API_KEY": key, "WANDB_BASE_URL": self.wandb_base_url}
+        return {name: value for name, value in environment.items() if value}
 
     def refusal_to_serve(self) -> str | None:
         """Why these settings must not be served, or None."""

@@ -13,11 +13,15 @@ Sessions = async_sessionmaker[AsyncSession]
 
 _SQLITE_BUSY_MS = 30_000  # how long a writer waits for another one
 
+# A thousand requests at once wait their turn. Connections over the size would be made and closed for each of them.
+_POOL: dict[str, Any] = {"pool_size": 15, "max_overflow": 0, "pool_timeout": 120}
+
 
 def create_engine(url: str) -> AsyncEngine:
+    """What a statement carries stays out of its error, and so out of the log: it may be a secret."""
     if make_url(url).get_backend_name() != "sqlite":
-        return create_async_engine(url, pool_pre_ping=True)
-    engine = create_async_engine(url)
+        return create_async_engine(url, pool_pre_ping=True, hide_parameters=True, **_POOL)
+    engine = create_async_engine(url, hide_parameters=True, **_POOL)
     event.listen(engine.sync_engine, "connect", _configure_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_immediate)
     return engine

@@ -6,7 +6,7 @@ A deleted row stays, with `deleted_at`: it remains a valid cursor for lists.
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # SQLite counts only INTEGER primary keys up by itself.
@@ -83,7 +83,7 @@ class FileRow(ListedTable):
     __table_args__ = (
         Index(None, "project_id", "seq"),
         Index(None, "project_id", "purpose", "seq"),
-        Index(None, "expires_at"),
+        Index(None, "expires_at", postgresql_where=text("deleted_at IS NULL"), sqlite_where=text("deleted_at IS NULL")),
     )
 
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -114,7 +114,10 @@ class UploadRow(ListedTable):
     file_expires_after: Mapped[int | None]
     """Seconds that the finished file is kept."""
     status: Mapped[str]
+    """A pending one is expired from `expires_at` on; the sweeper writes that down later."""
     file_id: Mapped[str | None]
+    completion_sha256: Mapped[str | None]
+    """Of the request that completed it: the same request is answered the same way again."""
 
 
 class UploadPartRow(ListedTable):
@@ -124,6 +127,18 @@ class UploadPartRow(ListedTable):
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"))
     created_at: Mapped[float]
     bytes: Mapped[int]
+
+
+class RemovalRow(Table):
+    """Bytes that no other row names: of a new object until its row is there, and of an old one whose row has ended."""
+
+    __tablename__ = "removals"
+    __table_args__ = (Index(None, "due_at"),)
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """In object storage; with a slash at its end, everything below it."""
+    due_at: Mapped[float]
+    """When the sweeper removes them."""
 
 
 class JobRow(ListedTable):
@@ -176,10 +191,12 @@ class JobRow(ListedTable):
     """Of the current attempt: the part to read next."""
     is_paused: Mapped[bool] = mapped_column(default=False)
     """Held by its owner until it is resumed."""
-    is_stopping: Mapped[bool] = mapped_column(default=False)
-    """Its execution was told to stop and leave a state to go on from."""
+    stopping_since: Mapped[float | None]
+    """When its execution was told to stop and leave a state to go on from; None: it was not."""
     resume_from: Mapped[str | None]
-    """The storage prefix of that state."""
+    """The storage folder of the newest state."""
+    crashes: Mapped[int] = mapped_column(default=0)
+    """Executions that ended without a result and without being told to."""
 
     due_at: Mapped[float | None]
     """When the dispatcher looks at this row next; None: never again."""
@@ -245,10 +262,131 @@ class CheckpointPermissionRow(ListedTable):
     """Lets the keys of one more project use a tuned model."""
 
     __tablename__ = "checkpoint_permissions"
-    __table_args__ = (UniqueConstraint("model", "project_id"), Index(None, "project_id", "model"))
+    __table_args__ = (
+        Index(
+            "uq_checkpoint_permissions_model_project_id",
+            *("model", "project_id"),
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+        Index(None, "model", "seq"),
+        Index(None, "project_id", "model"),
+    )
 
     model: Mapped[str]
-    """A name of the models table, which a second attempt of its job writes anew."""
+    """A name of the models table: a permission holds for what a second attempt of the job makes, too."""
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     """Who may use it."""
     created_at: Mapped[float]
+    deleted_at: Mapped[float | None]
+
+
+class BatchRow(ListedTable):
+    """A file of requests. What is done of it stands in object storage (`batches/results.py`); the counts follow."""
+
+    __tablename__ = "batches"
+    __table_args__ = (Index(None, "project_id", "seq"), Index(None, "due_at"))
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    """The end of its window: what has no answer by then gets none."""
+    status: Mapped[str]
+    """Changes only through `batches/status.py`."""
+    endpoint: Mapped[str]
+    input_file_id: Mapped[str]
+    output_expires_after: Mapped[int | None]
+    """Seconds that the files it makes are kept."""
+    batch_metadata: Mapped[dict[str, Any] | None]
+
+    model: Mapped[str | None]
+    """Of all its requests; from validation on."""
+    total_requests: Mapped[int] = mapped_column(default=0)
+    completed_requests: Mapped[int] = mapped_column(default=0)
+    failed_requests: Mapped[int] = mapped_column(default=0)
+    input_tokens: Mapped[int] = mapped_column(default=0)
+    cached_tokens: Mapped[int] = mapped_column(default=0)
+    output_tokens: Mapped[int] = mapped_column(default=0)
+    reasoning_tokens: Mapped[int] = mapped_column(default=0)
+    errors: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    """`batches.input_check.InputError`, of a batch that failed."""
+    output_file_id: Mapped[str | None]
+    error_file_id: Mapped[str | None]
+
+    in_progress_at: Mapped[float | None]
+    finalizing_at: Mapped[float | None]
+    completed_at: Mapped[float | None]
+    failed_at: Mapped[float | None]
+    expired_at: Mapped[float | None]
+    cancelling_at: Mapped[float | None]
+    cancelled_at: Mapped[float | None]
+
+    due_at: Mapped[float | None]
+    """When the batch runner looks at this row next; None: never again."""
+    lock_token: Mapped[str | None]
+    lock_expires_at: Mapped[float | None]
+
+
+class WebhookEndpointRow(ListedTable):
+    """A URL that is told how jobs and batches ended."""
+
+    __tablename__ = "webhook_endpoints"
+    __table_args__ = (Index(None, "project_id", "seq"),)
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    name: Mapped[str]
+    url: Mapped[str]
+    event_types: Mapped[list[str]]
+    secret: Mapped[str]
+    """In clear, for we sign with it. Empty once the endpoint is deleted."""
+    old_secrets: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    """`{secret, expires_at}`: they sign beside the new one until then."""
+    deleted_at: Mapped[float | None]
+
+
+class WebhookDeliveryRow(ListedTable):
+    """One event on its way to one endpoint, written in the transaction that the event is about."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("endpoint_id", "event_id"),
+        Index(None, "endpoint_id", "seq"),
+        Index(None, "due_at"),
+    )
+
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id"))
+    event_id: Mapped[str] = mapped_column(String(64))
+    """The same one for all endpoints of a project, and for all attempts."""
+    event_type: Mapped[str]
+    object_id: Mapped[str]
+    """The job or batch that ended."""
+    is_test: Mapped[bool]
+    created_at: Mapped[float]
+    status: Mapped[str]
+    """pending, delivered, failed or cancelled."""
+    attempts: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    """`webhooks.sending.Attempt`, oldest first."""
+
+    due_at: Mapped[float | None]
+    """Of the next attempt; None: there is none."""
+    lock_token: Mapped[str | None]
+    lock_expires_at: Mapped[float | None]
+
+
+class IdempotencyKeyRow(Table):
+    """What a POST with an `Idempotency-Key` answered, kept for a day."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index(None, "created_at"),)
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    created_at: Mapped[float]
+    request_sha256: Mapped[str]
+    status: Mapped[int | None]
+    """None only inside the transaction that carries the request out."""
+    answer: Mapped[str | None]
+    """JSON. None: it held a secret, which is shown once."""

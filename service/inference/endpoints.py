@@ -1,50 +1,44 @@
 """`/v1/chat/completions` and `/v1/completions`: find the model, pass the request through to its vLLM."""
 
 import asyncio
-import json
 from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from service.api_route import REPEATABLE
 from service.auth import Caller, Reader
-from service.errors import InvalidRequest, NotFound, PayloadTooLarge
+from service.errors import InvalidRequest, NotFound
+from service.inference import documentation
 from service.inference.gateway import forward
+from service.json_body import check_json, read_limited
 
 router = APIRouter(tags=["Inference"])
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Text of the longest contexts in use fits many times over; it is held in memory once per request."""
 
-
-_CHAT_EXAMPLE: dict[str, Any] = {
-    "model": "ft:fettle-tiny:fettle:smart-home:zX81QlWe",
-    "messages": [{"role": "user", "content": "Turn off the lights in the kitchen."}],
-    "temperature": 0,
-    "stream": False,
-}
-_COMPLETION_EXAMPLE: dict[str, Any] = {"model": "fettle-tiny", "prompt": "The lamp in the", "max_tokens": 16}
+_CHAT_EXTRA = documentation.CHAT_REQUEST | {REPEATABLE: True}
+_COMPLETION_EXTRA = documentation.COMPLETION_REQUEST | {REPEATABLE: True}
 
 
-def _documented(example: dict[str, Any], *also_required: str) -> dict[str, Any]:
-    """The body goes to vLLM as it is, so FastAPI has no type to describe it by."""
-    schema = {
-        "type": "object",
-        "required": ["model", *also_required],
-        "properties": {"model": {"type": "string", "description": "A base model or a fine-tuned one."}},
-        "additionalProperties": True,
-        "description": "OpenAI's request, with what vLLM adds to it; fields that this server refuses are named.",
-    }
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
-
-
-@router.post("/chat/completions", openapi_extra=_documented(_CHAT_EXAMPLE, "messages"), response_class=Response)
+@router.post(
+    "/chat/completions",
+    openapi_extra=_CHAT_EXTRA,
+    responses=documentation.CHAT_RESPONSES,
+    response_class=Response,
+)
 async def create_chat_completion(request: Request, caller: Reader) -> Response:
     """Answers a conversation with a base model or a fine-tuned one, whole or as server-sent events."""
     return await _pass_through("/v1/chat/completions", request, caller)
 
 
-@router.post("/completions", openapi_extra=_documented(_COMPLETION_EXAMPLE, "prompt"), response_class=Response)
+@router.post(
+    "/completions",
+    openapi_extra=_COMPLETION_EXTRA,
+    responses=documentation.COMPLETION_RESPONSES,
+    response_class=Response,
+)
 async def create_completion(request: Request, caller: Reader) -> Response:
     """Continues a text with a base model or a fine-tuned one, whole or as server-sent events."""
     return await _pass_through("/v1/completions", request, caller)
@@ -62,17 +56,12 @@ async def _pass_through(path: str, request: Request, caller: Caller) -> Response
 
 
 async def _read_body(request: Request) -> dict[str, Any]:
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > MAX_BODY_BYTES:
-            raise PayloadTooLarge(f"The body of this request may be at most {MAX_BODY_BYTES} bytes long.")
-    try:
-        body = json.loads(content)
-    except ValueError as error:
-        raise InvalidRequest(f"We could not parse the JSON body of your request: {error}.") from error
+    content = await read_limited(request, MAX_BODY_BYTES)
+    body = await check_json(content, request.headers.get("content-type"), allow_nul=True)
     if not isinstance(body, dict):
         raise InvalidRequest("The body of your request must be a JSON object.")
+    if (deployment := getattr(request.state, "deployment", None)) is not None:
+        body["model"] = deployment  # Azure's path says who answers, whatever the body says
     model = body.get("model")
     if not isinstance(model, str) or not model:
         message = "you must provide a model parameter" if model is None else "The value of 'model' must be a string."

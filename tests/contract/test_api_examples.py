@@ -4,12 +4,18 @@ from typing import Any
 
 import pytest
 from openai.types import FileObject
+from openai.types.admin.organization import AdminAPIKey
+from openai.types.admin.organization import Project as TheirProject
+from openai.types.admin.organization.projects import ProjectAPIKey
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.checkpoints import PermissionListResponse
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import BaseModel
 
+from service.checkpoint_permissions.schemas import CheckpointPermission, CreateCheckpointPermissions
 from service.files.schemas import File
 from service.fine_tuning.schemas import Checkpoint, CreateJob, Event, Job
+from service.projects.schemas import AdminApiKey, CreateProject, CreateProjectApiKey, Project, ProjectApiKey
 
 
 @pytest.mark.parametrize(
@@ -20,6 +26,13 @@ from service.fine_tuning.schemas import Checkpoint, CreateJob, Event, Job
         (Event, FineTuningJobEvent),
         (Checkpoint, FineTuningJobCheckpoint),
         (CreateJob, CreateJob),
+        (CheckpointPermission, PermissionListResponse),
+        (CreateCheckpointPermissions, CreateCheckpointPermissions),
+        (Project, TheirProject),
+        (CreateProject, CreateProject),
+        (ProjectApiKey, ProjectAPIKey),
+        (CreateProjectApiKey, CreateProjectApiKey),
+        (AdminApiKey, AdminAPIKey),
     ],
 )
 def test_an_example_is_valid_on_both_sides(ours: type[BaseModel], theirs: type[BaseModel]) -> None:

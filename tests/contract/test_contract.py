@@ -11,9 +11,11 @@ from tuning.contract import (
     JobSpec,
     LoraSpec,
     MetricsEvent,
+    StateSavedEvent,
     StepMetrics,
     SupervisedSpec,
     TrainingEvent,
+    WandbSpec,
     event_part_name,
 )
 
@@ -29,6 +31,7 @@ SPEC = JobSpec(
         template_sha256="0" * 64,
         stop_tokens=("<|im_end|>",),
     ),
+    parent_adapter_sha256=None,
     training_data=DataSpec(uri="file:///rows.jsonl", receipt_sha256="1" * 64, rows=10),
     validation_data=None,
     method=SupervisedSpec(
@@ -46,6 +49,8 @@ SPEC = JobSpec(
     seed=7,
     output_uri="file:///jobs/1",
     adapters_uri="file:///adapters",
+    resume_from=None,
+    wandb=(WandbSpec(run_id="0a1b", project="tuning", name="first", entity=None, tags=("a", "b")),),
 )
 
 MANIFEST = AdapterManifest(
@@ -73,7 +78,8 @@ def test_events_read_back_as_their_own_kind() -> None:
     metrics = StepMetrics(step=1, total_steps=2, train_loss=0.5)
     events: list[TrainingEvent] = [
         MetricsEvent(created_at=1.0, metrics=metrics),
-        CheckpointEvent(created_at=2.0, step=1, epoch=1, adapter_sha256="3" * 64, metrics=metrics),
+        CheckpointEvent(created_at=2.0, step=1, adapter_sha256="3" * 64, metrics=metrics),
+        StateSavedEvent(created_at=3.0, step=1),
     ]
     adapter: TypeAdapter[TrainingEvent] = TypeAdapter(TrainingEvent)
     assert [adapter.validate_json(event.model_dump_json()) for event in events] == events

@@ -20,7 +20,10 @@ FIRST_PARTY = {
 }
 """What each package may import of ours, besides itself."""
 
-LIBRARIES_OF_TUNING = {"pydantic", "msgspec", "jinja2", "tokenizers", "huggingface_hub", "yaml"}
+LIBRARIES_OF_TUNING = {
+    *("pydantic", "pydantic_core", "msgspec", "jinja2", "tokenizers", "huggingface_hub", "yaml"),
+    *("rapidfuzz", "sacrebleu", "nltk", "rouge_score"),
+}
 
 WEB = {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "kubernetes"}
 TRAINING = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
@@ -34,6 +37,7 @@ HOMES = {
     "kubernetes": ("service/executors/",),
     "boto3": ("service/object_storage/s3.py", "trainer_image/artifacts.py", "serving_image/adapter_pull.py"),
     "botocore": ("service/object_storage/s3.py", "trainer_image/artifacts.py", "serving_image/adapter_pull.py"),
+    "wandb": ("trainer_image/wandb_runs.py",),
     "openai": ("service/cli/",),
 }
 """One home per client library."""

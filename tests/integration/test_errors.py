@@ -1,9 +1,13 @@
 """What every answer carries, also the ones nobody wants."""
 
+from pathlib import Path
+
 import httpx
+import psycopg
 import pytest
 
-from tests.fixtures.service import RunningService
+from tests.fixtures.environment import require_environment
+from tests.fixtures.service import RunningService, StartService, new_database
 
 ERROR_KEYS = {"message", "type", "param", "code"}
 
@@ -73,7 +77,10 @@ def test_hostile_ids_find_nothing_and_break_nothing(service: RunningService, tex
         assert httpx.get(service.url + path).status_code == 404, path
     for query in (f"/v1/files?after={text}", f"/v1/files?purpose={text}", f"/v1/fine_tuning/jobs?after={text}"):
         answer = httpx.get(service.url + query)
-        assert (answer.status_code, answer.json()["data"]) == (200, []), query
+        if text == "%00":
+            assert answer.status_code == 400, query
+        else:
+            assert (answer.status_code, answer.json()["data"]) == (200, []), query
 
 
 def test_half_a_surrogate_pair_is_refused_like_anything_else(service: RunningService) -> None:
@@ -85,3 +92,20 @@ def test_half_a_surrogate_pair_is_refused_like_anything_else(service: RunningSer
         )
         assert answer.status_code in (400, 404), path
         assert set(answer.json()["error"]) == ERROR_KEYS
+
+
+def test_a_database_that_is_away_is_told_and_comes_back(start_service: StartService, tmp_path: Path) -> None:
+    database_url = new_database()
+    name = database_url.rsplit("/", 1)[1]
+    service = start_service(tmp_path / "data", serving="off", database_url=database_url)
+    admin = require_environment("FETTLE_TEST_POSTGRES_URL", "a real PostgreSQL").replace("+psycopg", "")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        answer = httpx.get(f"{service.url}/v1/files")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert answer.json()["error"]["code"] == "database_unavailable"
+        assert name not in answer.text
+        assert f"[{answer.headers['x-request-id']}]: the database does not answer" in service.log
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+    assert httpx.get(f"{service.url}/v1/files").status_code == 200
