@@ -9,9 +9,10 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.batches.parts import BatchParts, batch_prefix
-from service.batches.repository import LOCK_TIME, claim_due_batches, locked_row, look_at, renew_locks
+from service.batches.repository import LOCK_TIME, claim_due_batches, look_at
 from service.batches.status import BatchStatus, checked_transition
 from service.batches.steps import BatchChange, take_step
+from service.database.claims import locked_row, renew_locks
 from service.database.tables import BatchRow
 from service.files.repository import replace_file
 from service.polling import Polling
@@ -70,7 +71,9 @@ class BatchRunner:
         now = time.monotonic()
         if now - self._renewed_at >= LOCK_TIME.total_seconds() / 3:
             self._renewed_at = now
-            await renew_locks(self._parts.sessions, {step.batch.lock_token for step in self._steps.values()})
+            tokens = {step.batch.lock_token for step in self._steps.values()}
+            async with self._parts.sessions.begin() as session:
+                await renew_locks(session, BatchRow, tokens, LOCK_TIME)
         seen = await look_at(self._parts.sessions, {step.batch.id for step in self._steps.values()})
         for step in self._steps.values():
             batch, sight = step.batch, seen.get(step.batch.id)

@@ -40,6 +40,17 @@ class ListedTable(Table):
     id: Mapped[str] = mapped_column(String(64), unique=True)
 
 
+class ClaimedTable(ListedTable):
+    """What loops of the service work on, one at a time for each row; see `claims.py`."""
+
+    __abstract__ = True
+
+    due_at: Mapped[float | None]
+    """When a loop looks at this row next; None: never again."""
+    lock_token: Mapped[str | None]
+    lock_expires_at: Mapped[float | None]
+
+
 class OrganizationRow(ListedTable):
     __tablename__ = "organizations"
 
@@ -141,7 +152,7 @@ class RemovalRow(Table):
     """When the sweeper removes them."""
 
 
-class JobRow(ListedTable):
+class JobRow(ClaimedTable):
     __tablename__ = "jobs"
     __table_args__ = (
         Index(None, "due_at"),
@@ -197,11 +208,6 @@ class JobRow(ListedTable):
     """The storage folder of the newest state."""
     crashes: Mapped[int] = mapped_column(default=0)
     """Executions that ended without a result and without being told to."""
-
-    due_at: Mapped[float | None]
-    """When the dispatcher looks at this row next; None: never again."""
-    lock_token: Mapped[str | None]
-    lock_expires_at: Mapped[float | None]
 
 
 class JobMetadataRow(Table):
@@ -282,7 +288,7 @@ class CheckpointPermissionRow(ListedTable):
     deleted_at: Mapped[float | None]
 
 
-class BatchRow(ListedTable):
+class BatchRow(ClaimedTable):
     """A file of requests. What is done of it stands in object storage (`batches/results.py`); the counts follow."""
 
     __tablename__ = "batches"
@@ -322,11 +328,6 @@ class BatchRow(ListedTable):
     cancelling_at: Mapped[float | None]
     cancelled_at: Mapped[float | None]
 
-    due_at: Mapped[float | None]
-    """When the batch runner looks at this row next; None: never again."""
-    lock_token: Mapped[str | None]
-    lock_expires_at: Mapped[float | None]
-
 
 class WebhookEndpointRow(ListedTable):
     """A URL that is told how jobs and batches ended."""
@@ -347,7 +348,7 @@ class WebhookEndpointRow(ListedTable):
     deleted_at: Mapped[float | None]
 
 
-class WebhookDeliveryRow(ListedTable):
+class WebhookDeliveryRow(ClaimedTable):
     """One event on its way to one endpoint, written in the transaction that the event is about."""
 
     __tablename__ = "webhook_deliveries"
@@ -369,11 +370,6 @@ class WebhookDeliveryRow(ListedTable):
     """pending, delivered, failed or cancelled."""
     attempts: Mapped[list[Any]] = mapped_column(JSON, default=list)
     """`webhooks.sending.Attempt`, oldest first."""
-
-    due_at: Mapped[float | None]
-    """Of the next attempt; None: there is none."""
-    lock_token: Mapped[str | None]
-    lock_expires_at: Mapped[float | None]
 
 
 class IdempotencyKeyRow(Table):

@@ -7,20 +7,22 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.database.claims import claim_due, locked_row, renew_locks
 from service.database.tables import JobRow
 from service.dispatcher.change import Change
-from service.dispatcher.claim import LOCK_TIME, claim_due_jobs, locked_row, renew_lock
 from service.dispatcher.parts import Parts
 from service.dispatcher.reconcile import take_step
 from service.files.repository import replace_file
-from service.fine_tuning.repository import add_events, replace_checkpoint
+from service.fine_tuning.repository import add_new_events, replace_checkpoint
 from service.fine_tuning.status import JobStatus, checked_transition
 from service.models.repository import replace_model
 from service.polling import Polling
+from service.webhooks.deliveries import record_event
 
 log = logging.getLogger(__name__)
 
 MAX_STEPS_AT_ONCE = 16
+LOCK_TIME = timedelta(seconds=30)
 RETRY_AFTER_ERROR = timedelta(seconds=2)  # storage or an executor that does not answer now
 
 
@@ -47,7 +49,9 @@ class Dispatcher:
         room = MAX_STEPS_AT_ONCE - len(self._steps)
         if room <= 0:
             return
-        for job in await claim_due_jobs(self._parts.sessions, room):
+        async with self._parts.sessions.begin() as session:
+            jobs = await claim_due(session, JobRow, room, LOCK_TIME)
+        for job in jobs:
             step = asyncio.create_task(self._step(job), name=f"step of {job.id}")
             self._steps.add(step)
             step.add_done_callback(self._steps.discard)
@@ -72,7 +76,9 @@ class Dispatcher:
     async def _keep_locked(self, job: JobRow) -> None:
         while True:
             await asyncio.sleep(LOCK_TIME.total_seconds() / 3)
-            if not await renew_lock(self._parts.sessions, job):
+            async with self._parts.sessions.begin() as session:
+                renewed = await renew_locks(session, JobRow, [job.lock_token], LOCK_TIME)
+            if not renewed:
                 log.warning("job %s was taken over by another dispatcher", job.id)
                 return
 
@@ -88,6 +94,8 @@ class Dispatcher:
                 row.due_at = time.time()
             else:
                 await _write(session, row, change)
+                if row.is_paused != job.is_paused:  # paused or resumed meanwhile: look again, with that in mind
+                    row.due_at = time.time()
             is_due = row.due_at is not None and row.due_at <= time.time()
         if is_due or change.status is not None:  # a job that ended makes room for the next one
             self.wake()
@@ -96,6 +104,8 @@ class Dispatcher:
 async def _write(session: AsyncSession, row: JobRow, change: Change) -> None:
     if change.status is not None:
         row.status = checked_transition(JobStatus(row.status), change.status)
+        if change.status.is_final:
+            await record_event(session, row.project_id, f"fine_tuning.job.{change.status}", row.id)
     for name, value in change.columns.items():
         setattr(row, name, value)
     row.due_at = None if change.due_in is None else time.time() + change.due_in.total_seconds()
@@ -105,4 +115,4 @@ async def _write(session: AsyncSession, row: JobRow, change: Change) -> None:
         await replace_model(session, model)
     for file in change.files:
         await replace_file(session, file)
-    add_events(session, row.id, change.events)
+    await add_new_events(session, row.id, change.events)

@@ -5,11 +5,12 @@ import logging
 import time
 from datetime import timedelta
 
+from service.database.claims import locked_row
 from service.database.engine import Sessions
 from service.database.tables import WebhookDeliveryRow, WebhookEndpointRow
 from service.polling import Polling
 from service.webhooks.deliveries import after_attempt
-from service.webhooks.repository import claim_due_deliveries, locked_delivery
+from service.webhooks.repository import claim_due_deliveries
 from service.webhooks.schemas import DeliveryAttempt
 from service.webhooks.sending import Sender
 
@@ -50,7 +51,7 @@ class DeliveryLoop:
             else:
                 await self._write_down(delivery, await self._sender.send(delivery, endpoint))
         except asyncio.CancelledError:
-            async with locked_delivery(self._sessions, delivery):
+            async with locked_row(self._sessions, delivery):
                 pass
             raise
         except Exception:  # a bug, or a database that is away: the lock runs out and the attempt is repeated
@@ -58,12 +59,12 @@ class DeliveryLoop:
         self._polling.wake()  # more may wait for their turn at this endpoint
 
     async def _cancel(self, delivery: WebhookDeliveryRow) -> None:
-        async with locked_delivery(self._sessions, delivery) as row:
+        async with locked_row(self._sessions, delivery) as (_, row):
             if row is not None:
                 row.status, row.due_at = "cancelled", None
 
     async def _write_down(self, delivery: WebhookDeliveryRow, attempt: DeliveryAttempt) -> None:
-        async with locked_delivery(self._sessions, delivery) as row:
+        async with locked_row(self._sessions, delivery) as (_, row):
             if row is None:  # its endpoint was deleted, or the lock ran out
                 return
             row.attempts = [*row.attempts, attempt.model_dump()]

@@ -1,14 +1,13 @@
-"""All SQL of webhook endpoints and deliveries, and the locks that give each attempt to one service."""
+"""All SQL of webhook endpoints and deliveries."""
 
-import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.database.claims import claim_due, is_free
 from service.database.engine import Sessions
 from service.database.tables import ProjectRow, WebhookDeliveryRow, WebhookEndpointRow
 from service.pagination import paginate
@@ -65,62 +64,21 @@ async def cancel_deliveries(session: AsyncSession, endpoint_id: str) -> None:
 
 async def claim_due_deliveries(sessions: Sessions, limit: int) -> list[tuple[WebhookDeliveryRow, WebhookEndpointRow]]:
     """Locks up to `limit` due deliveries for this caller, few of each endpoint, and returns them with it."""
-    now = time.time()
-    is_free = or_(WebhookDeliveryRow.lock_expires_at.is_(None), WebhookDeliveryRow.lock_expires_at < now)
     place = func.row_number().over(
         partition_by=WebhookDeliveryRow.endpoint_id,
         # those under way count too, and come first
-        order_by=(case((is_free, 1), else_=0), WebhookDeliveryRow.due_at, WebhookDeliveryRow.seq),
+        order_by=(case((is_free(WebhookDeliveryRow), 1), else_=0), WebhookDeliveryRow.due_at, WebhookDeliveryRow.seq),
     )
-    queue = select(WebhookDeliveryRow.seq, place.label("place")).where(WebhookDeliveryRow.due_at <= now).subquery()
-    due = (
-        select(WebhookDeliveryRow.seq)
-        .where(
-            WebhookDeliveryRow.due_at <= now,
-            is_free,
-            WebhookDeliveryRow.seq.in_(select(queue.c.seq).where(queue.c.place <= MAX_AT_ONCE_PER_ENDPOINT)),
-        )
-        .order_by(WebhookDeliveryRow.due_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)  # PostgreSQL; on SQLite the statement is alone anyway
-    )
-    lock = (
-        update(WebhookDeliveryRow)
-        .where(WebhookDeliveryRow.seq.in_(due))
-        .values(lock_token=secrets.token_hex(16), lock_expires_at=now + LOCK_TIME.total_seconds())
-        .returning(WebhookDeliveryRow)
-    )
+    due = WebhookDeliveryRow.due_at <= time.time()
+    queue = select(WebhookDeliveryRow.seq, place.label("place")).where(due).subquery()
+    is_its_turn = WebhookDeliveryRow.seq.in_(select(queue.c.seq).where(queue.c.place <= MAX_AT_ONCE_PER_ENDPOINT))
     async with sessions.begin() as session:
-        rows = list(await session.scalars(lock, execution_options={"populate_existing": True}))
+        rows = await claim_due(session, WebhookDeliveryRow, limit, LOCK_TIME, is_its_turn)
         if not rows:
             return []
         endpoints = select(WebhookEndpointRow).where(WebhookEndpointRow.id.in_({row.endpoint_id for row in rows}))
         by_id = {endpoint.id: endpoint for endpoint in await session.scalars(endpoints)}
     return [(row, by_id[row.endpoint_id]) for row in rows]
-
-
-@asynccontextmanager
-async def locked_delivery(sessions: Sessions, claimed: WebhookDeliveryRow) -> AsyncIterator[WebhookDeliveryRow | None]:
-    """A transaction on the claimed row; None when somebody else has it now. Gives the lock back."""
-    async with sessions.begin() as session:
-        row = await session.scalar(
-            select(WebhookDeliveryRow)
-            .where(WebhookDeliveryRow.id == claimed.id, WebhookDeliveryRow.lock_token == claimed.lock_token)
-            .with_for_update()
-        )
-        if row is not None:
-            row.lock_token = row.lock_expires_at = None
-        yield row
-
-
-async def release_all_delivery_locks(sessions: Sessions) -> None:
-    """Only where no other service can be alive: on one machine, whose data folder is locked by this process."""
-    async with sessions.begin() as session:
-        await session.execute(
-            update(WebhookDeliveryRow)
-            .where(WebhookDeliveryRow.lock_token.is_not(None))
-            .values(lock_token=None, lock_expires_at=None)
-        )
 
 
 def _is_of(project_id: str) -> ColumnElement[bool]:

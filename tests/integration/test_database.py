@@ -10,9 +10,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, update
 
+from service.database.claims import claim_due, locked_row, renew_locks
 from service.database.engine import Sessions, create_engine, create_sessions, migrate
 from service.database.tables import JobRow, Table
-from service.dispatcher.claim import claim_due_jobs, locked_row, renew_lock
+from service.dispatcher.loop import LOCK_TIME
 from service.ids import new_job_id
 from service.projects.repository import DEFAULT_PROJECT_ID
 from tests.fixtures.service import new_database
@@ -49,6 +50,11 @@ async def add_jobs(sessions: Sessions, count: int) -> None:
             )
 
 
+async def claim_due_jobs(sessions: Sessions, limit: int) -> list[JobRow]:
+    async with sessions.begin() as session:
+        return await claim_due(session, JobRow, limit, LOCK_TIME)
+
+
 async def test_the_migrations_make_the_tables(sessions: Sessions) -> None:
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), Table.metadata))
@@ -74,8 +80,9 @@ async def test_a_lock_that_ran_out_is_taken_over_and_its_old_owner_changes_nothi
     async with sessions.begin() as session:
         await session.execute(update(JobRow).values(lock_expires_at=0))
     [new] = await claim_due_jobs(sessions, 1)
-    assert not await renew_lock(sessions, old)
-    assert await renew_lock(sessions, new)
+    async with sessions.begin() as session:
+        renewed = await renew_locks(session, JobRow, [old.lock_token, new.lock_token], LOCK_TIME)
+    assert renewed == {new.lock_token}
     async with locked_row(sessions, old) as (_, row):
         assert row is None
     async with locked_row(sessions, new) as (_, row):

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
+from service.database.claims import locked_row
 from service.database.engine import Sessions, create_engine, create_sessions, migrate
 from service.database.tables import WebhookDeliveryRow, WebhookEndpointRow
 from service.ids import new_job_id, new_webhook_endpoint_id
@@ -19,7 +20,6 @@ from service.webhooks.repository import (
     MAX_AT_ONCE_PER_ENDPOINT,
     cancel_deliveries,
     claim_due_deliveries,
-    locked_delivery,
 )
 from tests.fixtures.service import new_database
 
@@ -76,7 +76,7 @@ async def test_an_endpoint_takes_few_at_once_and_the_oldest_first(sessions: Sess
     first = await claim_due_deliveries(sessions, 100)
     assert Counter(endpoint.id for _, endpoint in first) == dict.fromkeys(endpoints, MAX_AT_ONCE_PER_ENDPOINT)
     assert await claim_due_deliveries(sessions, 100) == []
-    async with locked_delivery(sessions, first[0][0]) as row:
+    async with locked_row(sessions, first[0][0]) as (_, row):
         assert row is not None
         row.status, row.due_at = "delivered", None
     [(next_one, endpoint)] = await claim_due_deliveries(sessions, 100)
@@ -92,9 +92,9 @@ async def test_a_lock_that_ran_out_is_taken_over_and_its_old_owner_changes_nothi
         await session.execute(update(WebhookDeliveryRow).values(lock_expires_at=0))
     [(new, _)] = await claim_due_deliveries(sessions, 10)
     assert (new.id, new.event_id) == (old.id, old.event_id)
-    async with locked_delivery(sessions, old) as row:
+    async with locked_row(sessions, old) as (_, row):
         assert row is None
-    async with locked_delivery(sessions, new) as row:
+    async with locked_row(sessions, new) as (_, row):
         assert row is not None
 
 
@@ -105,7 +105,7 @@ async def test_what_is_cancelled_under_way_stays_cancelled(sessions: Sessions) -
     async with sessions.begin() as session:
         await cancel_deliveries(session, endpoint_id)
     for delivery, _ in under_way:
-        async with locked_delivery(sessions, delivery) as row:
+        async with locked_row(sessions, delivery) as (_, row):
             assert row is None
     assert await claim_due_deliveries(sessions, 10) == []
 
