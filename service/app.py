@@ -37,6 +37,8 @@ from service.webhooks.delivery_loop import DeliveryLoop
 from service.webhooks.sending import Sender
 from tuning.catalogue import Catalogue
 
+_Loop = Dispatcher | BatchRunner | DeliveryLoop | Polling
+
 log = logging.getLogger(__name__)
 
 
@@ -94,7 +96,7 @@ def _lifespan(settings: Settings, catalogue: Catalogue) -> Callable[[FastAPI], A
             app.state.webhook_sender = sender
             app.state.dispatcher = dispatcher
             app.state.batches = batches
-            loops = [
+            loops: list[_Loop] = [
                 dispatcher,
                 batches,
                 DeliveryLoop(sessions, sender, settings.poll_interval),
@@ -164,7 +166,7 @@ def _batch_runner(
 
 
 @asynccontextmanager
-async def _running(loops: Sequence[Dispatcher | BatchRunner | DeliveryLoop | Polling]) -> AsyncIterator[None]:
+async def _running(loops: Sequence[_Loop]) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(loop.run()) for loop in loops]
     try:
         yield

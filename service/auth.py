@@ -8,6 +8,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
@@ -18,7 +19,7 @@ from service.errors import AuthenticationError, PermissionDenied
 from service.projects import repository
 from service.projects.repository import DEFAULT_ORGANIZATION_ID
 from service.projects.roles import Role
-from service.settings import Settings
+from service.settings import Settings, is_loopback
 
 _bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer KEY`, as the OpenAI SDKs send it.")
 _azure_header = APIKeyHeader(name="api-key", auto_error=False, description="The same key, as Azure's clients send it.")
@@ -45,13 +46,31 @@ async def find_caller(request: Request) -> Caller:
     """Before the body is read: what a stranger sends is not even looked at. Raises AuthenticationError."""
     bearer, azure_key = await _bearer(request), await _azure_header(request)
     sessions: Sessions = request.app.state.sessions
+    settings: Settings = request.app.state.settings
     async with sessions.begin() as session:
-        return await authenticate(
+        caller = await authenticate(
             session,
-            request.app.state.settings,
+            settings,
             azure_key if bearer is None else bearer.credentials,
             organization_id=request.headers.get("openai-organization") or None,
             project_id=request.headers.get("openai-project") or None,
+        )
+    if caller.is_operator and not settings.api_keys:
+        _refuse_web_pages(request)
+    return caller
+
+
+def _refuse_web_pages(request: Request) -> None:
+    """Without keys the programs of this machine are operators, but not the pages of others that its browser shows.
+
+    A page can send requests to loopback, and with a name that it made resolve to loopback it could even read answers.
+    """
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    if not is_loopback(request.url.hostname or "") or (origin is not None and urlsplit(origin).netloc != host):
+        raise PermissionDenied(
+            f"This server has no API keys and answers only programs on its own machine, not a page of "
+            f"{origin or host!r}. Set FETTLE_API_KEYS to let others in.",
+            code="no_api_keys",
         )
 
 

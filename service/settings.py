@@ -145,7 +145,7 @@ class Settings(BaseSettings):
 
     def refusal_to_serve(self) -> str | None:
         """Why these settings must not be served, or None."""
-        if self.api_keys or _is_loopback(self.host):
+        if self.api_keys or is_loopback(self.host):
             return None
         return (
             f"Refusing to serve on {self.host} without API keys: anyone who reaches this port could read the data and "
@@ -165,7 +165,7 @@ def unknown_variables() -> list[str]:
     return [f"{name} (did you mean {close[0]}?)" if close else name for name, close in meant.items()]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

@@ -79,3 +79,31 @@ def test_a_name_that_another_organization_has_is_no_default_organizations(
     service.stop()
     with pytest.raises(AssertionError, match="FETTLE_ORGANIZATION=acme: there is another organization"):
         start_service(tmp_path / "data", serving="off", organization="acme")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "http://127.0.0.1:1"},
+        {"origin": "null"},
+        {"host": "evil.example:8000", "origin": "http://evil.example:8000"},  # its name was made to resolve to loopback
+        {"host": "192.168.0.7:8000"},
+    ],
+)
+def test_a_server_without_keys_answers_no_web_page(own_service: RunningService, headers: dict[str, str]) -> None:
+    upload = {"file": ("rows.jsonl", b"{}")}
+    for answer in (
+        httpx.post(f"{own_service.url}/v1/files", files=upload, data={"purpose": "fine-tune"}, headers=headers),
+        httpx.get(f"{own_service.url}/v1/files", headers=headers),
+    ):
+        assert answer.status_code == 403
+        assert "FETTLE_API_KEYS" in answer.json()["error"]["message"]
+    assert own_service.client.files.list().data == []
+    same_origin = httpx.get(f"{own_service.url}/v1/files", headers={"origin": own_service.url})
+    assert same_origin.status_code == 200
+
+
+def test_with_keys_the_origin_does_not_matter(guarded: RunningService) -> None:
+    headers = {"origin": "https://app.example", "host": "fettle.example", "authorization": f"Bearer {KEYS[0]}"}
+    assert httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == 200
