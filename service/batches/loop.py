@@ -71,9 +71,9 @@ class BatchRunner:
         now = time.monotonic()
         if now - self._renewed_at >= LOCK_TIME.total_seconds() / 3:
             self._renewed_at = now
-            tokens = {step.batch.lock_token for step in self._steps.values()}
+            claimed = [step.batch for step in self._steps.values()]
             async with self._parts.sessions.begin() as session:
-                await renew_locks(session, BatchRow, tokens, LOCK_TIME)
+                await renew_locks(session, BatchRow, claimed, LOCK_TIME)
         seen = await look_at(self._parts.sessions, {step.batch.id for step in self._steps.values()})
         for step in self._steps.values():
             batch, sight = step.batch, seen.get(step.batch.id)

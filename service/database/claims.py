@@ -47,14 +47,15 @@ def is_free(table: type[ClaimedTable]) -> ColumnElement[bool]:
 
 
 async def renew_locks(
-    session: AsyncSession, table: type[ClaimedTable], lock_tokens: Collection[str | None], lock_time: timedelta
-) -> set[str | None]:
-    """The tokens that still hold a lock; the others' rows went to somebody else."""
+    session: AsyncSession, table: type[Row], claimed: Collection[Row], lock_time: timedelta
+) -> set[str]:
+    """The ids of those that are still locked for this caller; the others went to somebody else."""
+    ids, tokens = {row.id for row in claimed}, {row.lock_token for row in claimed}
     renewed = await session.scalars(
         update(table)
-        .where(table.lock_token.in_(lock_tokens))
+        .where(table.id.in_(ids), table.lock_token.in_(tokens))
         .values(lock_expires_at=time.time() + lock_time.total_seconds())
-        .returning(table.lock_token)
+        .returning(table.id)
     )
     return set(renewed)
 

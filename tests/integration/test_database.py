@@ -81,8 +81,8 @@ async def test_a_lock_that_ran_out_is_taken_over_and_its_old_owner_changes_nothi
         await session.execute(update(JobRow).values(lock_expires_at=0))
     [new] = await claim_due_jobs(sessions, 1)
     async with sessions.begin() as session:
-        renewed = await renew_locks(session, JobRow, [old.lock_token, new.lock_token], LOCK_TIME)
-    assert renewed == {new.lock_token}
+        assert await renew_locks(session, JobRow, [old], LOCK_TIME) == set()
+        assert await renew_locks(session, JobRow, [new], LOCK_TIME) == {new.id}
     async with locked_row(sessions, old) as (_, row):
         assert row is None
     async with locked_row(sessions, new) as (_, row):
