@@ -12,6 +12,11 @@ lock() {
         --no-emit-package fettle --output-file "requirements/$name.txt" \
         "$@" "requirements/$name.in" requirements/dev.in
 }
-lock cpu --override requirements/cpu.overrides
-lock portable --constraint requirements/cpu.txt
-lock cuda --override requirements/cuda.overrides
+lock cpu --override requirements/cpu.overrides "$@"
+lock portable --constraint requirements/cpu.txt "$@"
+lock cuda --override requirements/cuda.overrides "$@"
+for environment in tests/clients/environments/*.in; do
+    echo "locking ${environment%.in}.txt"
+    UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+        --output-file "${environment%.in}.txt" "$@" "$environment"
+done

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1)
     """A trainer that crashes is started again until it has crashed this often."""
     cancel_grace: timedelta = timedelta(seconds=10)
-    """Between SIGTERM and SIGKILL for a cancelled job's processes. Seconds, or ISO 8601."""
+    """Between SIGTERM and SIGKILL for a cancelled job's processes. ISO 8601, as all times: `PT10S`."""
     pause_grace: timedelta = timedelta(minutes=10)
     """The same for a paused job, which finishes its step and saves its state: without it, work is lost."""
     paused_status: Literal["queued", "paused"] = "queued"

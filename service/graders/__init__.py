@@ -1,0 +1,1 @@
+"""The graders resource: a grader tried on one answer, or only checked."""
