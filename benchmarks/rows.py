@@ -78,7 +78,7 @@ def _job(job_id: str, file_id: str, now: float) -> dict[str, Any]:
         "attempt": 1,
         "next_event_part": 1,
         "is_paused": False,
-        "is_stopping": False,
+        "crashes": 0,
     }
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tuning.catalogue import DEFAULT_CATALOGUE
@@ -21,6 +21,17 @@ ORGANIZATION_NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,63}$"
 _OTHERS_VARIABLES = ("FETTLE_BASE_URL", "FETTLE_API_KEY", "FETTLE_WORK_DIR", "FETTLE_TORCH_INDEX_URL")
 """Of the client commands, the trainer and the installation."""
 _OTHERS_PREFIX = "FETTLE_TEST_"
+
+
+def _from_seconds(value: object) -> object:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value  # ISO 8601, or pydantic says what is wrong
+
+
+Duration = Annotated[timedelta, BeforeValidator(_from_seconds)]
+"""Seconds, or ISO 8601: `90`, `PT90S`, `PT1M30S`."""
 
 
 def _wandb(name: str, default: str | None) -> Any:
@@ -58,13 +69,13 @@ class Settings(BaseSettings):
     max_running_jobs: int = Field(1, ge=1)
     max_attempts: int = Field(3, ge=1)
     """A trainer that crashes is started again until it has crashed this often."""
-    cancel_grace: timedelta = timedelta(seconds=10)
+    cancel_grace: Duration = timedelta(seconds=10)
     """Between SIGTERM and SIGKILL for a cancelled job's processes. ISO 8601, as all times: `PT10S`."""
-    pause_grace: timedelta = timedelta(minutes=10)
+    pause_grace: Duration = timedelta(minutes=10)
     """The same for a paused job, which finishes its step and saves its state: without it, work is lost."""
     paused_status: Literal["queued", "paused"] = "queued"
     """What a paused job's status says. OpenAI's clients do not know `paused`: strict ones break on it."""
-    poll_interval: timedelta = timedelta(seconds=1)
+    poll_interval: Duration = timedelta(seconds=1)
     """How often a running job is looked at."""
 
     result_files_base64: bool = False
@@ -90,14 +101,14 @@ class Settings(BaseSettings):
     grader_base_url: str | None = Field(None, pattern=r"^https?://")
     """An OpenAI-compatible endpoint, such as `https://host/v1`: model graders ask it for models that are not ours."""
     grader_api_key: SecretStr | None = None
-    grader_timeout: timedelta = Field(timedelta(minutes=2), gt=timedelta(0))
+    grader_timeout: Duration = Field(timedelta(minutes=2), gt=timedelta(0))
     """For one run of a python grader, and for one answer of a model that grades."""
     grader_memory_mib: int = Field(2048, ge=256)
     """For one run of a python grader."""
 
     # serving
     serving: Literal["vllm", "off"] = "vllm"
-    serving_wait: timedelta = timedelta(seconds=120)
+    serving_wait: Duration = timedelta(seconds=120)
     """How long a request waits for vLLM to start before it is answered with 503."""
     vllm_kv_cache_gib: int = Field(1, ge=1)
     """On the CPU only: memory for the key-value cache of each base model."""

@@ -1,5 +1,6 @@
 """What may be served, and what may not."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,19 @@ def test_keys_come_from_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("name", "value"), [("FETTLE_PORT", "70000"), ("FETTLE_MAX_RUNNING_JOBS", "0")])
 def test_a_setting_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+@pytest.mark.parametrize("value", ["90", "90.0", "PT90S", "PT1M30S"])
+def test_a_duration_is_seconds_or_iso_8601(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("FETTLE_CANCEL_GRACE", value)
+    assert Settings().cancel_grace == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize("value", ["", "soon", "nan", "inf", "1e400", "PT"])
+def test_a_duration_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("FETTLE_CANCEL_GRACE", value)
     with pytest.raises(ValidationError):
         Settings()
 
