@@ -1,7 +1,7 @@
 """`python -m trainer_image <spec uri>`: read the spec, run it, write the result last.
 
 Exit codes: 0 done; 64 failed for a reason in `result.json`; 75 stopped by SIGTERM, start again; else a crash, whose
-trace is in the log. Credentials come from the environment (AWS_*), nothing else that decides about the run does.
+trace is in the log. Credentials come from the environment (AWS_*, WANDB_*), nothing that decides about the run does.
 """
 
 import logging
@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 from trainer_image import artifacts
 from trainer_image.errors import TrainingFailed, as_exhaustion
@@ -26,11 +27,13 @@ LIBRARY_SETTINGS = {
     # Threads that spin while they wait run several times slower as soon as anybody else wants the cores.
     "OMP_WAIT_POLICY": "PASSIVE",
     "CUDA_VISIBLE_DEVICES": "0",  # one process, one GPU: TRL refuses to see more
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_INIT_TIMEOUT": "30",  # seconds
 }
 
 
 def main(spec_uri: str) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.PREEMPTED))  # StepProgress takes over in the loop
+    signal.signal(signal.SIGTERM, _exit_preempted)  # StepProgress takes over in the loop
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -67,11 +70,30 @@ def _execute(spec: JobSpec) -> JobResult:
         return _failed(spec, exhaustion.error)
 
 
+def _exit_preempted(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break into the cleaning up
+    sys.exit(ExitCode.PREEMPTED)
+
+
 def _failed(spec: JobSpec, error: JobError) -> JobResult:
     return JobResult(job_id=spec.job_id, attempt=spec.attempt, error=error)
+
+
+def _run_and_leave(spec_uri: str) -> NoReturn:
+    """Leaves without what libraries do at exit: wandb would wait for a server that may never answer again."""
+    code: int
+    try:
+        code = main(spec_uri)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        log.critical("the trainer crashed", exc_info=True)
+        code = 1
+    logging.shutdown()
+    os._exit(code)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m trainer_image <spec uri>")
-    sys.exit(main(sys.argv[1]))
+    _run_and_leave(sys.argv[1])

@@ -4,6 +4,7 @@ S3 takes its endpoint, region and credentials from the standard AWS_* environmen
 FileNotFoundError for both schemes. Writes are atomic: a reader sees the whole object or none.
 """
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,10 +17,16 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from tuning.adapter_manifest import AdapterFile
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CHUNK_BYTES = 1 << 20
+
+
+class WrongContent(ValueError):
+    """An object is not the one that its manifest names."""
 
 
 def read_bytes(uri: str) -> bytes:
@@ -41,6 +48,20 @@ def read_chunks(uri: str) -> Iterator[bytes]:
         raise _translated(error, uri) from error
     with body:
         yield from body.iter_chunks(CHUNK_BYTES)
+
+
+def fetch_file(uri: str, target: Path, expected: AdapterFile) -> None:
+    """To the local disk, checked; raises WrongContent."""
+    digest, size = hashlib.sha256(), 0
+    with target.open("wb") as file:
+        for chunk in read_chunks(uri):
+            size += len(chunk)
+            if size > expected.bytes:
+                break  # never write more than was promised
+            digest.update(chunk)
+            file.write(chunk)
+    if size != expected.bytes or digest.hexdigest() != expected.sha256:
+        raise WrongContent(f"{uri} has another size or hash than its manifest says")
 
 
 def exists(uri: str) -> bool:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.hub import cached_file
 
 from trainer_image.errors import TrainingFailed
+from trainer_image.parent_adapter import load_parent
 from tuning.contract import BaseModelSpec, ErrorCode, JobSpec
 from tuning.data.rendering import ChatRenderer, RenderingError
 
@@ -38,7 +39,8 @@ def load_renderer(spec: JobSpec) -> tuple[PreTrainedTokenizerBase, ChatRenderer]
         raise _unavailable(base, error) from error
 
 
-def load_model(spec: JobSpec) -> PeftModel:
+def load_model(spec: JobSpec, work_dir: Path) -> PeftModel:
+    """With a fresh adapter, or with the one that training goes on from."""
     base = spec.base_model
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -64,12 +66,15 @@ def load_model(spec: JobSpec) -> PeftModel:
         bias="none",
     )
     try:
-        return get_peft_model(model, lora)
+        tuned = get_peft_model(model, lora)
     except ValueError as error:  # no module of these names
         raise TrainingFailed(
             ErrorCode.ADAPTER_NOT_SERVABLE,
             f"LoRA cannot be put on model {base.name} with target_modules {spec.lora.target_modules}: {error}",
         ) from error
+    if spec.parent_adapter_sha256 is not None:
+        load_parent(tuned, spec, spec.parent_adapter_sha256, work_dir / "parent")
+    return tuned
 
 
 def _unavailable(base: BaseModelSpec, error: Exception) -> Exception:

@@ -1,8 +1,9 @@
-"""What happens after every step: its numbers, validation, the adapter of an ended epoch, and a stop when asked."""
+"""What happens after a step: its numbers, validation, the adapter of an ended epoch, and a stop with a state."""
 
 import logging
 import math
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,7 +17,9 @@ from trainer_image.checkpoints import publish_adapter
 from trainer_image.methods.supervised import SupervisedTrainer
 from trainer_image.reporting import EventReporter, MetricsCsv, MetricsPace
 from trainer_image.stopwatch import Stopwatch
-from tuning.contract import CheckpointEvent, JobSpec, MetricsEvent, StepMetrics
+from trainer_image.training_state import TrainingState, save_state
+from trainer_image.wandb_runs import WandbRuns
+from tuning.contract import METRICS_CSV_NAME, CheckpointEvent, JobSpec, MetricsEvent, StateSavedEvent, StepMetrics
 
 log = logging.getLogger("trainer")
 
@@ -27,7 +30,10 @@ row costs a third of a trained one, so that all of them stay within a few percen
 
 
 class StepProgress(TrainerCallback):
-    """Owns SIGTERM from the start of the loop: the step at hand is finished, and the run too if that was the last."""
+    """Owns SIGTERM from the start of the loop: the step at hand is finished, and the run too if that was the last.
+
+    Otherwise the Trainer saves its state and stops.
+    """
 
     def __init__(
         self,
@@ -35,14 +41,20 @@ class StepProgress(TrainerCallback):
         trainer: SupervisedTrainer,
         validation_rows: Dataset | None,
         reporter: EventReporter,
+        wandb_runs: WandbRuns,
         stopwatch: Stopwatch,
         work_dir: Path,
+        state: TrainingState | None,
     ) -> None:
         self.steps_per_epoch = math.ceil(len(trainer.train_dataset) / spec.method.batch_size)
         self.total_steps = self.steps_per_epoch * spec.method.n_epochs
-        self.csv = MetricsCsv(work_dir / "step_metrics.csv")
+        self.resumed_step = 0 if state is None else state.step
+        csv_path = work_dir / METRICS_CSV_NAME
+        if state is not None:
+            shutil.copyfile(state.metrics_csv, csv_path)
+        self.csv = MetricsCsv(csv_path)
         self.adapter_sha256: str | None = None
-        """Of the epoch that ended last."""
+        """Of the adapter that was published last; after the last step, the job's result."""
         self._spec = spec
         self._trainer = trainer
         self._validation_rows = validation_rows
@@ -51,11 +63,13 @@ class StepProgress(TrainerCallback):
             math.ceil(self.total_steps / SAMPLE_VALIDATIONS), math.ceil(10 * SAMPLE_ROWS / spec.method.batch_size)
         )
         self._reporter = reporter
+        self._wandb_runs = wandb_runs
         self._stopwatch = stopwatch
         self._work_dir = work_dir
-        self._pace = MetricsPace(self.total_steps)
+        self._pace = MetricsPace(self.total_steps, resumed_step=self.resumed_step)
         self._started = time.monotonic()
         self._is_stopping = False
+        self._last_metrics: StepMetrics | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started = time.monotonic()
@@ -73,12 +87,28 @@ class StepProgress(TrainerCallback):
             **self._validate(step, is_epoch_end),
         )
         self.csv.add(metrics)
-        if self._pace.is_due(metrics):
+        self._wandb_runs.log(metrics)
+        self._last_metrics = metrics
+        must_stop = self._is_stopping and step < self.total_steps
+        if self._pace.is_due(metrics) or must_stop:
             self._report(metrics)
         if is_epoch_end:
-            self._publish(metrics, epoch=step // self.steps_per_epoch)
-        if self._is_stopping and step < self.total_steps:
-            control.should_training_stop = True
+            self._publish(metrics)
+        if must_stop:
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The run was told to stop. The state goes up first: there may be little time."""
+        step = state.global_step
+        assert self._last_metrics is not None
+        with self._stopwatch.stage("save"):
+            folder = self._work_dir / f"checkpoint-{step}"  # where the Trainer has saved to
+            self.csv.flush()
+            shutil.copyfile(self.csv.path, folder / METRICS_CSV_NAME)
+            save_state(folder, self._spec, step)
+        self._reporter.report(StateSavedEvent(created_at=time.time(), step=step))
+        if step % self.steps_per_epoch != 0:  # the adapter of an epoch's end is there already
+            self._publish(self._last_metrics)
 
     def _validate(self, step: int, is_epoch_end: bool) -> dict[str, float]:
         if self._validation_rows is None:
@@ -94,7 +124,8 @@ class StepProgress(TrainerCallback):
         return values
 
     def _report(self, metrics: StepMetrics) -> None:
-        seconds_left = (time.monotonic() - self._started) / metrics.step * (self.total_steps - metrics.step)
+        seconds_a_step = (time.monotonic() - self._started) / (metrics.step - self.resumed_step)
+        seconds_left = seconds_a_step * (self.total_steps - metrics.step)
         log.info(
             "step %d/%d: loss %.4f, token accuracy %.3f, %d s left",
             metrics.step,
@@ -107,15 +138,15 @@ class StepProgress(TrainerCallback):
             log.info("validation: loss %.4f on all rows", metrics.full_valid_loss)
         self._reporter.report(MetricsEvent(created_at=time.time(), metrics=metrics, seconds_left=seconds_left))
 
-    def _publish(self, metrics: StepMetrics, epoch: int) -> None:
+    def _publish(self, metrics: StepMetrics) -> None:
         with self._stopwatch.stage("save"):
-            self.adapter_sha256 = publish_adapter(self._trainer.model, self._spec, self._work_dir / f"epoch-{epoch}")
-        log.info("epoch %d: adapter %s", epoch, self.adapter_sha256)
+            folder = self._work_dir / f"adapter-{metrics.step}"
+            self.adapter_sha256 = publish_adapter(self._trainer.model, self._spec, folder)
+        log.info("step %d: adapter %s", metrics.step, self.adapter_sha256)
         self._reporter.report(
             CheckpointEvent(
                 created_at=time.time(),
                 step=metrics.step,
-                epoch=epoch,
                 adapter_sha256=self.adapter_sha256,
                 metrics=metrics,
             )

@@ -78,13 +78,19 @@ class MetricsCsv:
     """`step_metrics.csv` as it grows, on the local disk: a row for every step, reported or not."""
 
     def __init__(self, path: Path) -> None:
+        """Goes on after the rows that are there."""
         self.path = path
-        self._file = path.open("w", newline="")
+        is_new = not path.exists()
+        self._file = path.open("a", newline="")
         self._writer = csv.DictWriter(self._file, METRICS_CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
-        self._writer.writeheader()
+        if is_new:
+            self._writer.writeheader()
 
     def add(self, metrics: StepMetrics) -> None:
         self._writer.writerow(metrics.model_dump(exclude_none=True))
+
+    def flush(self) -> None:
+        self._file.flush()
 
     def close(self) -> None:
         self._file.close()
@@ -93,10 +99,10 @@ class MetricsCsv:
 class MetricsPace:
     """Which steps become events: the first, the last, those with validation, and one every 2 s or 1 % of the steps."""
 
-    def __init__(self, total_steps: int) -> None:
+    def __init__(self, total_steps: int, *, resumed_step: int = 0) -> None:
         self._total_steps = total_steps
         self._every_steps = max(1, total_steps // 100)
-        self._last_step = 0
+        self._last_step = resumed_step
         self._last_time = time.monotonic()
 
     def is_due(self, metrics: StepMetrics) -> bool:

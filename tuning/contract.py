@@ -6,6 +6,8 @@ is read afterwards and nothing is lost. Keys under a run's prefix (`jobs/<job id
 
     spec.json                  written by the service before the start
     events/00000001.jsonl …    event parts without gaps; the reader asks for the next key, never for a listing
+    state/step-<n>/            everything to go on from after step n, saved when a run is stopped; manifest last
+    wandb/<run>/               a run of Weights & Biases that was not uploaded there; `wandb sync` reads it
     step_metrics.csv           one row a step, written before the result
     result.json                written last: its presence means that everything else is whole
 
@@ -39,12 +41,17 @@ def event_part_name(number: int) -> str:
     return f"events/{number:08d}.jsonl"
 
 
+def state_name(step: int) -> str:
+    """The folder of a training state relative to the run's prefix."""
+    return f"state/step-{step}"
+
+
 class ExitCode(IntEnum):
     """What the trainer's exit status tells the executor; anything else is a crash and may be tried again."""
 
     OK = 0
     USER_ERROR = 64  # EX_USAGE: the job cannot succeed as it was asked for; never tried again
-    PREEMPTED = 75  # EX_TEMPFAIL: stopped by SIGTERM before its last step; start again
+    PREEMPTED = 75  # EX_TEMPFAIL: stopped by SIGTERM before its last step; start again, from its state
 
 
 class ErrorCode(StrEnum):
@@ -122,12 +129,25 @@ class SupervisedSpec(_Contract):
     packing: bool
 
 
+class WandbSpec(_Contract):
+    """One run in Weights & Biases. Key, server and mode come from the environment (WANDB_*)."""
+
+    run_id: str
+    """The same for every attempt, which goes on in the same run."""
+    project: str
+    name: str
+    entity: str | None
+    tags: tuple[str, ...]
+
+
 class JobSpec(_Contract):
     version: Literal[1] = CONTRACT_VERSION
     job_id: str
     attempt: int
     """From 1; part of the run's prefix, so that two attempts never write over each other."""
     base_model: BaseModelSpec
+    parent_adapter_sha256: str | None
+    """The adapter that training goes on from; `lora` then has its rank and modules. None: a new one."""
     training_data: DataSpec
     validation_data: DataSpec | None
     method: SupervisedSpec
@@ -137,6 +157,9 @@ class JobSpec(_Contract):
     """The run's prefix, without a trailing slash."""
     adapters_uri: str
     """Where adapters lie, each under its own hash; without a trailing slash."""
+    resume_from: str | None
+    """The URI of a state that an earlier attempt saved; None: from the first step."""
+    wandb: tuple[WandbSpec, ...]
 
 
 # --- up: events ---------------------------------------------------------------------------------------------------
@@ -162,10 +185,12 @@ class _Event(_Contract):
 
 
 class StartedEvent(_Event):
-    """The model is loaded and the data checked; the first step comes next."""
+    """The model is loaded and the data checked: training begins."""
 
     type: Literal["started"] = "started"
     total_steps: int
+    resumed_step: int
+    """The last step of the state that it goes on from; 0: it starts with the first."""
     trainable_parameters: int
 
 
@@ -176,23 +201,34 @@ class MetricsEvent(_Event):
 
 
 class CheckpointEvent(_Event):
-    """An adapter that can be served, saved at the end of an epoch; the last one is the job's result."""
+    """An adapter that can be served: of the end of an epoch, or of the step at which the run was stopped.
+
+    The one of the last step is the job's result.
+    """
 
     type: Literal["checkpoint"] = "checkpoint"
     step: int
-    epoch: int
     adapter_sha256: str
     metrics: StepMetrics
 
 
+class StateSavedEvent(_Event):
+    """A state lies whole in storage: the next attempt goes on after this step."""
+
+    type: Literal["state_saved"] = "state_saved"
+    step: int
+
+
 class MessageEvent(_Event):
     type: Literal["message"] = "message"
+    key: str | None = None
+    """What it is about, when one such message is enough for all attempts of the job."""
     level: Literal["info", "warn", "error"]
     message: str
 
 
 TrainingEvent = Annotated[
-    StartedEvent | MetricsEvent | CheckpointEvent | MessageEvent,
+    StartedEvent | MetricsEvent | CheckpointEvent | StateSavedEvent | MessageEvent,
     Field(discriminator="type"),
 ]
 

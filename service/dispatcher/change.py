@@ -30,7 +30,12 @@ class Change:
         """The execution, where there is one, is stopped by the next step."""
         return cls(
             status=JobStatus.FAILED,
-            columns={"error": error.model_dump(mode="json"), "finished_at": time.time(), "estimated_finish": None},
+            columns={
+                "error": error.model_dump(mode="json"),
+                "finished_at": time.time(),
+                "estimated_finish": None,
+                "is_paused": False,
+            },
             events=[NewEvent(key="failed", level="error", message=error.message)],
         )
 

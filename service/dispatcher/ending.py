@@ -21,7 +21,7 @@ from tuning.contract import METRICS_CSV_NAME, ErrorCode, ExitCode, JobError, Job
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_DELAY = timedelta(seconds=1)  # doubled with every attempt
+FIRST_RETRY_DELAY = timedelta(seconds=1)  # doubled with every crash
 MAX_RETRY_DOUBLINGS = 8
 BASE64_PIECE_BYTES = 3 * 2**16  # whole groups of three, so that the pieces make one text
 SHELL_SIGNAL_BASE = 128  # a shell tells that signal N ended its command by this plus N
@@ -63,37 +63,55 @@ async def publish(job: JobRow, result: JobResult, parts: Parts) -> Change:
             "finished_at": time.time(),
             "estimated_finish": None,
             "execution": None,
+            "is_paused": False,
         },
         events=events,
         models=[model],
         files=[result_file],
-        due_in=None,
     )
 
 
-async def end_without_result(job: JobRow, execution: Execution, parts: Parts) -> Change:
-    """Another attempt, or a failure once there were enough. A pre-empted run is always started again."""
+async def end_without_result(job: JobRow, execution: Execution, parts: Parts, *, has_state: bool) -> Change:
+    """A pause, another attempt, or a failure once it crashed often enough. A pre-empted run is always started again.
+
+    `has_state`: there is one that the next attempt goes on from.
+    """
+    if job.stopping_since is not None:  # however it ended, that is what it was told to do
+        return _stopped_as_told(job, has_state)
+    return await _start_again(job, execution, parts, has_state)
+
+
+def _stopped_as_told(job: JobRow, has_state: bool) -> Change:
+    columns = {"execution": None, "stopping_since": None, "estimated_finish": None}
+    if not job.is_paused:  # resumed meanwhile, and an event told that
+        return Change(status=JobStatus.QUEUED, columns=columns)
+    where = "after the step it was at" if has_state else "before a step could be saved"
+    how = "goes on from there" if has_state else "starts with the first step"
+    message = f"Fine-tuning job paused {where}. Once resumed, it {how}."
+    event = NewEvent(key=f"paused-{job.attempt}", message=message)
+    return Change(status=JobStatus.QUEUED, columns=columns, events=[event])
+
+
+async def _start_again(job: JobRow, execution: Execution, parts: Parts, has_state: bool) -> Change:
     assert job.execution is not None
     reason = _how_it_ended(execution)
     log_tail = await parts.executor.log_tail(job.execution)
     log.warning("job %s, attempt %d: the trainer %s\n%s", job.id, job.attempt, reason, log_tail)
     is_preempted = execution.exit_code == ExitCode.PREEMPTED
-    if not is_preempted and job.attempt >= parts.settings.max_attempts:
+    crashes = job.crashes if is_preempted else job.crashes + 1
+    if crashes >= parts.settings.max_attempts:
         message = (
-            f"The training process {reason}; this was attempt {job.attempt} of {parts.settings.max_attempts}. If "
-            "memory is short, a smaller batch_size or shorter rows help; the server's log holds what it printed."
+            f"The training process {reason}; this was failure {crashes} of {parts.settings.max_attempts}. If memory is "
+            "short, a smaller batch_size or shorter rows help; the server's log holds what it printed."
         )
         return Change.failed(JobError(code=ErrorCode.TRAINER_CRASHED, message=message))
-    event = NewEvent(
-        key=f"ended-{job.attempt}",
-        level="warn",
-        message=f"The training process {reason}. Starting again from the first step (attempt {job.attempt + 1}).",
-    )
+    where = "Going on from its saved state" if has_state else "Starting again from the first step"
+    message = f"The training process {reason}. {where} (attempt {job.attempt + 1})."
     return Change(
         status=JobStatus.QUEUED,
-        columns={"execution": None, "estimated_finish": None},
-        events=[event],
-        due_in=FIRST_RETRY_DELAY * 2 ** min(job.attempt - 1, MAX_RETRY_DOUBLINGS),
+        columns={"execution": None, "estimated_finish": None, "crashes": crashes},
+        events=[NewEvent(key=f"ended-{job.attempt}", level="warn", message=message)],
+        due_in=FIRST_RETRY_DELAY * 2 ** min(max(crashes - 1, 0), MAX_RETRY_DOUBLINGS),
     )
 
 

@@ -1,16 +1,20 @@
 """The spec that a trainer is started with: everything resolved, from the row and the catalogue."""
 
 from service.database.tables import JobRow
-from service.dispatcher.parts import Parts, run_prefix
+from service.dispatcher.parts import ADAPTERS_PREFIX, Parts, run_prefix
 from service.files.files import storage_key
 from service.fine_tuning.hyperparameters import ResolvedHyperparameters, to_lora_spec, to_supervised_spec
 from service.object_storage.base import ObjectStorage
-from tuning.contract import BaseModelSpec, DataSpec, JobSpec
+from tuning.adapter_manifest import AdapterManifest
+from tuning.contract import BaseModelSpec, DataSpec, JobSpec, WandbSpec
 from tuning.data.receipt import DataReceipt
 
 
-def job_spec(job: JobRow, parts: Parts) -> JobSpec:
-    """Raises CatalogueError when the base model's template cannot be read."""
+def job_spec(job: JobRow, parts: Parts, parent: AdapterManifest | None) -> JobSpec:
+    """`parent`: of the adapter that training goes on from.
+
+    Raises CatalogueError when the base model's template cannot be read.
+    """
     entry, storage = parts.base_of(job), parts.storage
     resolved = ResolvedHyperparameters.model_validate(job.hyperparameters)
     validation_data = None
@@ -28,13 +32,16 @@ def job_spec(job: JobRow, parts: Parts) -> JobSpec:
             template_sha256=entry.template_sha256,
             stop_tokens=entry.stop_tokens,
         ),
+        parent_adapter_sha256=job.parent_adapter_sha256,
         training_data=_data_spec(job.training_file, job.training_receipt, storage),
         validation_data=validation_data,
         method=to_supervised_spec(resolved, entry),
-        lora=to_lora_spec(entry),
+        lora=to_lora_spec(entry, parent),
         seed=job.seed,
         output_uri=storage.uri(run_prefix(job)),
-        adapters_uri=storage.uri("adapters"),
+        adapters_uri=storage.uri(ADAPTERS_PREFIX),
+        resume_from=storage.uri(job.resume_from) if job.resume_from else None,
+        wandb=tuple(WandbSpec.model_validate(each["wandb"]) for each in job.integrations),
     )
 
 

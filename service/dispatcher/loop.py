@@ -77,7 +77,7 @@ class Dispatcher:
         while True:
             await asyncio.sleep(LOCK_TIME.total_seconds() / 3)
             async with self._parts.sessions.begin() as session:
-                renewed = await renew_locks(session, JobRow, [job.lock_token], LOCK_TIME)
+                renewed = await renew_locks(session, JobRow, [job], LOCK_TIME)
             if not renewed:
                 log.warning("job %s was taken over by another dispatcher", job.id)
                 return

@@ -11,6 +11,8 @@ from service.object_storage.base import ObjectStorage
 from service.settings import Settings
 from tuning.catalogue import Catalogue, CatalogueEntry, CatalogueError
 
+ADAPTERS_PREFIX = "adapters"
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -32,6 +34,6 @@ class Parts:
         return entry
 
 
-def run_prefix(job: JobRow) -> str:
-    """Where the current attempt's spec, events and result lie."""
-    return f"jobs/{job.id}/attempts/{job.attempt}"
+def run_prefix(job: JobRow, attempt: int | None = None) -> str:
+    """Where an attempt's spec, events and result lie; by default the current one's."""
+    return f"jobs/{job.id}/attempts/{job.attempt if attempt is None else attempt}"

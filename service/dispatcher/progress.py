@@ -6,6 +6,7 @@ from pydantic import TypeAdapter
 
 from service.database.tables import CheckpointRow, JobRow, ModelRow
 from service.dispatcher.change import Change
+from service.dispatcher.parts import run_prefix
 from service.fine_tuning.repository import NewEvent
 from service.ids import new_checkpoint_id
 from service.object_storage.base import ObjectNotFound, ObjectStorage
@@ -14,9 +15,11 @@ from tuning.contract import (
     MessageEvent,
     MetricsEvent,
     StartedEvent,
+    StateSavedEvent,
     StepMetrics,
     TrainingEvent,
     event_part_name,
+    state_name,
 )
 
 MAX_PARTS_A_STEP = 100  # after a long pause of the service: events appear in portions, not in one huge transaction
@@ -45,21 +48,26 @@ def event_changes(job: JobRow, parts: list[Part]) -> Change:
             key = f"{job.attempt}-{part_number}-{index}"
             match event:
                 case StartedEvent():
-                    pass  # the dispatcher's own event already told it
+                    if event.resumed_step:  # the dispatcher's own event already told the start itself
+                        message = f"Training goes on after step {event.resumed_step} of {event.total_steps}"
+                        change.events.append(NewEvent(key=key, message=message, created_at=event.created_at))
                 case MetricsEvent():
-                    change.events.append(_metrics_event(key, event))
+                    change.events.append(_metrics_event(event))
                     if event.seconds_left is not None:
                         change.columns["estimated_finish"] = event.created_at + event.seconds_left
                 case CheckpointEvent():
-                    _add_checkpoint(change, job, key, event)
+                    _add_checkpoint(change, job, event)
+                case StateSavedEvent():
+                    change.columns["resume_from"] = f"{run_prefix(job)}/{state_name(event.step)}"
                 case MessageEvent():
+                    key = f"told-{event.key}" if event.key else key
                     change.events.append(
                         NewEvent(key=key, level=event.level, message=event.message, created_at=event.created_at)
                     )
     return change
 
 
-def _metrics_event(key: str, event: MetricsEvent) -> NewEvent:
+def _metrics_event(event: MetricsEvent) -> NewEvent:
     metrics = event.metrics
     losses = [
         f"{name}={value:.2f}"
@@ -71,7 +79,7 @@ def _metrics_event(key: str, event: MetricsEvent) -> NewEvent:
         if value is not None
     ]
     return NewEvent(
-        key=key,
+        key=f"step-{metrics.step}",
         type="metrics",
         message=f"Step {metrics.step}/{metrics.total_steps}: {', '.join(losses)}",
         data=metrics.model_dump(exclude_none=True),
@@ -79,7 +87,7 @@ def _metrics_event(key: str, event: MetricsEvent) -> NewEvent:
     )
 
 
-def _add_checkpoint(change: Change, job: JobRow, key: str, event: CheckpointEvent) -> None:
+def _add_checkpoint(change: Change, job: JobRow, event: CheckpointEvent) -> None:
     """The last one is the tuned model itself: it is listed under that name, and exists once the job has succeeded."""
     is_last = event.step == event.metrics.total_steps
     name = job.model_name if is_last else f"{job.model_name}:ckpt-step-{event.step}"
@@ -107,7 +115,7 @@ def _add_checkpoint(change: Change, job: JobRow, key: str, event: CheckpointEven
         )
     )
     message = f"Checkpoint created at step {event.step} with Snapshot ID: {name}"
-    change.events.append(NewEvent(key=key, message=message, created_at=event.created_at))
+    change.events.append(NewEvent(key=f"checkpoint-{event.step}", message=message, created_at=event.created_at))
 
 
 def _checkpoint_metrics(metrics: StepMetrics) -> dict[str, float]:

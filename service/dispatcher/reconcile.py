@@ -14,8 +14,9 @@ from service.database.tables import JobRow
 from service.dispatcher.change import Change
 from service.dispatcher.ending import end_without_result, publish
 from service.dispatcher.job_spec import job_spec
-from service.dispatcher.parts import Parts, run_prefix
+from service.dispatcher.parts import ADAPTERS_PREFIX, Parts, run_prefix
 from service.dispatcher.progress import event_changes, read_events
+from service.dispatcher.stopping import ask_to_stop, drop_all_states, drop_old_state
 from service.executors.base import ExecutionState
 from service.files.files import storage_key
 from service.files.repository import get_file
@@ -24,6 +25,7 @@ from service.fine_tuning.repository import NewEvent, count_running, has_older_qu
 from service.fine_tuning.status import JobStatus
 from service.fine_tuning.validation import FileToCheck, ValidationFailed, validate_files
 from service.object_storage.base import ObjectNotFound
+from tuning.adapter_manifest import MANIFEST_NAME, AdapterManifest
 from tuning.catalogue import CatalogueError
 from tuning.contract import RESULT_NAME, SPEC_NAME, ErrorCode, JobError, JobResult
 from tuning.data.receipt import DataReceipt
@@ -42,6 +44,8 @@ async def _take_step(job: JobRow, parts: Parts) -> Change:
     match JobStatus(job.status):
         case JobStatus.VALIDATING_FILES:
             return await _validate(job, parts)
+        case JobStatus.QUEUED if job.execution is None and job.is_paused:
+            return Change(due_in=None)  # held until somebody resumes it
         case JobStatus.QUEUED if job.execution is None:
             return await _admit(job, parts)
         case JobStatus.QUEUED:
@@ -110,7 +114,12 @@ async def _admit(job: JobRow, parts: Parts) -> Change:
             return Change(due_in=parts.settings.poll_interval)
     attempt = job.attempt + 1
     return Change(
-        columns={"attempt": attempt, "execution": f"{job.id}-{attempt}", "next_event_part": 1},
+        columns={
+            "attempt": attempt,
+            "execution": f"{job.id}-{attempt}",
+            "next_event_part": 1,
+            "stopping_since": None,
+        },
     )
 
 
@@ -125,16 +134,40 @@ async def _start(job: JobRow, parts: Parts) -> Change:
     assert job.execution is not None
     if (deleted := await _deleted_file(job, parts)) is not None:
         return Change.failed(deleted)
-    spec = job_spec(job, parts)
+    try:
+        parent = await _parent(job, parts)
+    except (ObjectNotFound, ValueError) as error:
+        return Change.failed(_parent_unavailable(job, error))
+    spec = job_spec(job, parts, parent)
     spec_key = f"{run_prefix(job)}/{SPEC_NAME}"
     await parts.storage.put_bytes(spec_key, spec.model_dump_json(indent=1).encode())
     await parts.executor.start(job.execution, parts.storage.uri(spec_key))
     return Change(
         status=JobStatus.RUNNING,
         columns={"started_at": job.started_at or time.time()},
-        events=[NewEvent(key=f"started-{job.attempt}", message="Fine-tuning job started")],
+        events=[NewEvent(key=f"started-{job.attempt}", message=_start_message(job))],
         due_in=parts.settings.poll_interval,
     )
+
+
+async def _parent(job: JobRow, parts: Parts) -> AdapterManifest | None:
+    """Of the adapter that training goes on from. Raises ObjectNotFound, and ValueError when it is damaged."""
+    sha256 = job.parent_adapter_sha256
+    if sha256 is None:
+        return None
+    content = await parts.storage.get_bytes(f"{ADAPTERS_PREFIX}/{sha256}/{MANIFEST_NAME}")
+    return AdapterManifest.from_json(content, sha256)
+
+
+def _parent_unavailable(job: JobRow, error: Exception) -> JobError:
+    message = (
+        f"The adapter of model {job.model} can no longer be read: {error}. Name a base model or another tuned one."
+    )
+    return JobError(code=ErrorCode.MODEL_UNAVAILABLE, message=message, param="model")
+
+
+def _start_message(job: JobRow) -> str:
+    return "Fine-tuning job started" if job.attempt == 1 else f"Fine-tuning job started again (attempt {job.attempt})"
 
 
 # --- running ------------------------------------------------------------------------------------------------------
@@ -151,10 +184,15 @@ async def _follow(job: JobRow, parts: Parts) -> Change:
     try:
         content = await parts.storage.get_bytes(f"{run_prefix(job)}/{RESULT_NAME}")
     except ObjectNotFound:
+        newest_state = change.columns.get("resume_from")
+        await drop_old_state(job, newest_state, parts)
         if execution.state is ExecutionState.RUNNING:
+            if job.is_paused:
+                return change.then(await ask_to_stop(job, parts))
             change.due_in = parts.settings.poll_interval
             return change
-        return change.then(await end_without_result(job, execution, parts))
+        has_state = (newest_state or job.resume_from) is not None
+        return change.then(await end_without_result(job, execution, parts, has_state=has_state))
     result = JobResult.model_validate_json(content)
     if result.error is not None:
         log.warning("job %s failed: %s\n%s", job.id, result.error.message, await parts.executor.log_tail(job.execution))
@@ -171,6 +209,7 @@ async def _follow(job: JobRow, parts: Parts) -> Change:
 async def _clean_up(job: JobRow, parts: Parts) -> Change:
     if job.execution is not None:
         await parts.executor.stop(job.execution)
+    await drop_all_states(job, parts)
     return Change(columns={"execution": None}, due_in=None)
 
 

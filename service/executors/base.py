@@ -25,6 +25,9 @@ class Executor(Protocol):
 
     async def observe(self, name: str) -> Execution: ...
 
+    async def interrupt(self, name: str) -> None:
+        """SIGTERM, and returns at once: the trainer saves a state and exits. Idempotent."""
+
     async def stop(self, name: str) -> None:
         """SIGTERM, and SIGKILL after the grace period; returns when nothing runs any more. Idempotent."""
 

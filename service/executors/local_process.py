@@ -3,27 +3,35 @@
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
 from service.executors.base import Execution, ExecutionState
 from service.processes import DetachedProcess
 
-# The trainer gets what it needs to find Python, the GPU, base models and the object storage, and nothing else: no
-# API keys, no database URL.
+# The trainer gets what it needs to find Python, the GPU, base models, the object storage and W&B, and nothing else: no
+# API keys of ours, no database URL.
 _PASSED_ON = (
     *("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "SSL_CERT_FILE", "LD_LIBRARY_PATH"),
     "FETTLE_WORK_DIR",
 )
-_PASSED_ON_PREFIXES = ("AWS_", "HF_", "CUDA_", "NVIDIA_", "OMP_", "MKL_")
+_PASSED_ON_PREFIXES = ("AWS_", "HF_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "WANDB_")
 
 
 class LocalProcessExecutor:
-    def __init__(self, folder: Path, grace: timedelta, s3_endpoint_url: str | None, s3_region: str | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        grace: timedelta,
+        s3_endpoint_url: str | None,
+        s3_region: str | None,
+        wandb_environment: Mapping[str, str],
+    ) -> None:
         """`folder` gets one folder for each execution: its lock, pid, exit code and log."""
         self._folder = folder
         self._grace = grace
-        self._environment = _trainer_environment(s3_endpoint_url, s3_region)
+        self._environment = _trainer_environment(s3_endpoint_url, s3_region) | dict(wandb_environment)
 
     async def start(self, name: str, spec_uri: str) -> None:
         arguments = [sys.executable, "-m", "trainer_image", spec_uri]
@@ -37,6 +45,9 @@ class LocalProcessExecutor:
         if exit_code is None:
             return Execution(ExecutionState.GONE)
         return Execution(ExecutionState.EXITED, exit_code)
+
+    async def interrupt(self, name: str) -> None:
+        self._process(name).interrupt()
 
     async def stop(self, name: str) -> None:
         await self._process(name).stop(self._grace)

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from service.auth import Reader, Writer
-from service.dependencies import LoadedCatalogue, Session, Waker
-from service.fine_tuning import jobs, repository
+from service.dependencies import ConfiguredSettings, LoadedCatalogue, Session, Waker
+from service.fine_tuning import jobs, pausing, repository
 from service.fine_tuning.metadata_filter import MetadataFilter
 from service.fine_tuning.schemas import Checkpoint, CheckpointPage, CreateJob, Event, Job
 from service.pagination import After, Page
@@ -18,17 +18,27 @@ Limit = Annotated[int, Query(ge=0, le=1000, description="How many objects a page
 
 @router.post("")
 async def create_fine_tuning_job(
-    body: CreateJob, caller: Writer, session: Session, catalogue: LoadedCatalogue, wake: Waker
+    body: CreateJob,
+    caller: Writer,
+    session: Session,
+    catalogue: LoadedCatalogue,
+    settings: ConfiguredSettings,
+    wake: Waker,
 ) -> Job:
     """Starts a fine-tuning job. It answers at once with `validating_files`; a bad file fails the job, not this call."""
-    row = await jobs.create_job(session, catalogue, caller, body)
+    row = await jobs.create_job(session, catalogue, settings, caller, body)
     wake.after_commit(session)
-    return Job.from_row(row, caller.organization_id)
+    return Job.from_row(row, caller.organization_id, settings.paused_status)
 
 
 @router.get("")
 async def list_fine_tuning_jobs(
-    caller: Reader, session: Session, metadata: MetadataFilter, after: After = None, limit: Limit = 20
+    caller: Reader,
+    session: Session,
+    settings: ConfiguredSettings,
+    metadata: MetadataFilter,
+    after: After = None,
+    limit: Limit = 20,
 ) -> Page[Job]:
     """Jobs, newest first.
 
@@ -36,21 +46,56 @@ async def list_fine_tuning_jobs(
     have no metadata.
     """
     rows, has_more = await repository.list_jobs(session, caller.project_id, metadata=metadata, after=after, limit=limit)
-    return Page(data=[Job.from_row(row, caller.organization_id) for row in rows], has_more=has_more)
+    data = [Job.from_row(row, caller.organization_id, settings.paused_status) for row in rows]
+    return Page(data=data, has_more=has_more)
 
 
 @router.get("/{fine_tuning_job_id}")
-async def retrieve_fine_tuning_job(fine_tuning_job_id: str, caller: Reader, session: Session) -> Job:
+async def retrieve_fine_tuning_job(
+    fine_tuning_job_id: str, caller: Reader, session: Session, settings: ConfiguredSettings
+) -> Job:
     """One job as it stands now."""
-    return Job.from_row(await jobs.get_job(session, caller.project_id, fine_tuning_job_id), caller.organization_id)
+    row = await jobs.get_job(session, caller.project_id, fine_tuning_job_id)
+    return Job.from_row(row, caller.organization_id, settings.paused_status)
 
 
 @router.post("/{fine_tuning_job_id}/cancel")
-async def cancel_fine_tuning_job(fine_tuning_job_id: str, caller: Writer, session: Session, wake: Waker) -> Job:
-    """Cancels a job that has not ended. Its processes are stopped, by force after a grace period."""
+async def cancel_fine_tuning_job(
+    fine_tuning_job_id: str, caller: Writer, session: Session, settings: ConfiguredSettings, wake: Waker
+) -> Job:
+    """Cancels a job that has not ended, paused ones too. Its processes are stopped, by force after a grace period."""
     row = await jobs.cancel_job(session, caller.project_id, fine_tuning_job_id)
     wake.after_commit(session)
-    return Job.from_row(row, caller.organization_id)
+    return Job.from_row(row, caller.organization_id, settings.paused_status)
+
+
+@router.post("/{fine_tuning_job_id}/pause")
+async def pause_fine_tuning_job(
+    fine_tuning_job_id: str, caller: Writer, session: Session, settings: ConfiguredSettings, wake: Waker
+) -> Job:
+    """Pauses a job that has not ended: it is held, and other jobs may run, until it is resumed.
+
+    The answer is the job with `"paused": true` and the status `queued` (or `paused`, where the server is set so). A
+    running job finishes the step at hand and then leaves a checkpoint, which can be used as a model, and all that it
+    needs to go on from there with the same result as if it had not been paused; an event tells when that is done. A
+    job that has not trained a step yet is held as it is. Pausing a paused or ended job is refused with 400.
+    """
+    row = await pausing.pause_job(session, caller.project_id, fine_tuning_job_id)
+    wake.after_commit(session)
+    return Job.from_row(row, caller.organization_id, settings.paused_status)
+
+
+@router.post("/{fine_tuning_job_id}/resume")
+async def resume_fine_tuning_job(
+    fine_tuning_job_id: str, caller: Writer, session: Session, settings: ConfiguredSettings, wake: Waker
+) -> Job:
+    """Resumes a paused job: it is queued again and goes on after its last step. Refused with 400 unless it is paused.
+
+    Its files must still be there.
+    """
+    row = await pausing.resume_job(session, caller.project_id, fine_tuning_job_id)
+    wake.after_commit(session)
+    return Job.from_row(row, caller.organization_id, settings.paused_status)
 
 
 @router.get("/{fine_tuning_job_id}/events")

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuning.adapter_manifest import AdapterManifest
 from tuning.catalogue import CatalogueEntry
 from tuning.contract import LoraSpec, SupervisedSpec
 
@@ -63,7 +64,15 @@ def to_supervised_spec(resolved: ResolvedHyperparameters, entry: CatalogueEntry)
     )
 
 
-def to_lora_spec(entry: CatalogueEntry) -> LoraSpec:
+def to_lora_spec(entry: CatalogueEntry, parent: AdapterManifest | None) -> LoraSpec:
+    """An adapter that training goes on from keeps its shape."""
+    if parent is not None:
+        return LoraSpec(
+            r=parent.r,
+            lora_alpha=parent.lora_alpha,
+            lora_dropout=entry.lora.lora_dropout,
+            target_modules=parent.target_modules,
+        )
     return LoraSpec(
         r=entry.lora.r,
         lora_alpha=entry.lora.lora_alpha,

@@ -12,23 +12,22 @@ from service.database.tables import FileRow, JobRow
 from service.errors import InvalidRequest, NotFound
 from service.files.repository import get_file
 from service.fine_tuning import repository
+from service.fine_tuning.integrations import refuse_without_wandb, with_run_ids
 from service.fine_tuning.repository import NewEvent
 from service.fine_tuning.schemas import MAX_SEED, CreateJob
 from service.fine_tuning.status import JobStatus, checked_transition
 from service.ids import FILE_ID_PATTERN, JOB_ID_PATTERN, fine_tuned_model_name, new_job_id
-from tuning.catalogue import Catalogue
+from service.models.repository import get_usable_model
+from service.settings import Settings
+from service.webhooks.deliveries import record_event
+from tuning.catalogue import Catalogue, CatalogueEntry
 
 
-async def create_job(session: AsyncSession, catalogue: Catalogue, caller: Caller, asked: CreateJob) -> JobRow:
+async def create_job(
+    session: AsyncSession, catalogue: Catalogue, settings: Settings, caller: Caller, asked: CreateJob
+) -> JobRow:
     """Refuses what can be known now. A bad *content* of a file fails the job later, with the rows named."""
-    base = catalogue.get(asked.model)
-    if base is None:
-        raise InvalidRequest(
-            f"Model {asked.model} is not available for fine-tuning or does not exist. "
-            f"Available: {', '.join(entry.name for entry in catalogue.models)}.",
-            param="model",
-            code="model_not_available",
-        )
+    base, parent_adapter_sha256 = await _find_model(session, catalogue, caller, asked.model)
     if asked.resolved_method != "supervised":
         raise InvalidRequest(
             f"The method '{asked.resolved_method}' is not available on this server yet; use 'supervised'.",
@@ -36,11 +35,7 @@ async def create_job(session: AsyncSession, catalogue: Catalogue, caller: Caller
             code="method_not_available",
         )
     if asked.integrations:
-        raise InvalidRequest(
-            "Integrations are not available on this server yet; leave 'integrations' out.",
-            param="integrations",
-            code="integration_not_available",
-        )
+        refuse_without_wandb(settings)
     if asked.suffix is not None and not (asked.suffix.isprintable() and name_part(asked.suffix)):
         raise InvalidRequest(
             f"{asked.suffix!r} must be printable and have a letter or digit - 'suffix'", param="suffix"
@@ -57,6 +52,7 @@ async def create_job(session: AsyncSession, catalogue: Catalogue, caller: Caller
         status=JobStatus.VALIDATING_FILES,
         model=asked.model,
         base_model=base.name,
+        parent_adapter_sha256=parent_adapter_sha256,
         model_name=fine_tuned_model_name(base.name, caller.organization, suffix, job_id),
         training_file=asked.training_file,
         validation_file=asked.validation_file,
@@ -65,6 +61,7 @@ async def create_job(session: AsyncSession, catalogue: Catalogue, caller: Caller
         job_metadata=asked.metadata or None,
         method_type=asked.resolved_method,
         hyperparameters=asked.merged_hyperparameters.model_dump(),
+        integrations=with_run_ids(asked.integrations or [], job_id),
         result_files=[],
         due_at=time.time(),
     )
@@ -87,24 +84,50 @@ async def get_job(session: AsyncSession, project_id: str, job_id: str) -> JobRow
     return row
 
 
-async def cancel_job(session: AsyncSession, project_id: str, job_id: str) -> JobRow:
-    """The job is cancelled at once; the dispatcher then stops what still runs of it."""
+async def lock_job(session: AsyncSession, project_id: str, job_id: str) -> JobRow:
+    """As `get_job`, and nobody else changes the row until this transaction ends."""
     row = await repository.lock_job(session, project_id, job_id) if JOB_ID_PATTERN.fullmatch(job_id) else None
     if row is None:
         raise _no_such_job(job_id)
+    return row
+
+
+async def cancel_job(session: AsyncSession, project_id: str, job_id: str) -> JobRow:
+    """The job is cancelled at once; the dispatcher then stops what still runs of it."""
+    row = await lock_job(session, project_id, job_id)
     status = JobStatus(row.status)
     if status.is_final:
         raise InvalidRequest(f"Job {job_id} is already {status} and cannot be cancelled.", code="job_not_cancellable")
     row.status = checked_transition(status, JobStatus.CANCELLED)
     row.finished_at = row.due_at = time.time()
     row.estimated_finish = None
+    row.is_paused = False
     repository.add_events(session, job_id, [NewEvent(key="cancelled", message="Fine-tuning job cancelled")])
+    await record_event(session, project_id, "fine_tuning.job.cancelled", job_id)
     return row
 
 
 def name_part(suffix: str) -> str:
     """A suffix as it stands in a model's name: the user's own words, without what would break the name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", suffix).strip("-")
+
+
+async def _find_model(
+    session: AsyncSession, catalogue: Catalogue, caller: Caller, name: str
+) -> tuple[CatalogueEntry, str | None]:
+    """The base model, and the adapter that training goes on from when `name` is a tuned model or a checkpoint."""
+    if (entry := catalogue.get(name)) is not None:
+        return entry, None
+    tuned = await get_usable_model(session, caller.project_id, name)
+    base = catalogue.get(tuned.base_model) if tuned is not None else None
+    if tuned is None or base is None:
+        raise InvalidRequest(
+            f"Model {name} is not available for fine-tuning or does not exist. Available: "
+            f"{', '.join(entry.name for entry in catalogue.models)}, and what was tuned from them.",
+            param="model",
+            code="model_not_available",
+        )
+    return base, tuned.adapter_sha256
 
 
 async def _check_file(

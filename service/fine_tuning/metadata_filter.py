@@ -15,7 +15,11 @@ MAX_PAIRS = 16
 def _metadata_filter(
     request: Request,
     metadata: Annotated[
-        str | None, Query(description="`null`: only jobs without metadata. Pairs are sent as `metadata[key]=value`.")
+        str | None,
+        Query(
+            description="`null`: only jobs without metadata. Pairs are sent as `metadata[key]=value`.",
+            json_schema_extra={"enum": ["null"]},
+        ),
     ] = None,
 ) -> dict[str, str] | None:
     """None: no filter; empty: jobs without metadata."""

@@ -13,6 +13,8 @@ from service.fine_tuning.status import JobStatus
 from service.ids import new_event_id
 from service.pagination import paginate
 
+MAX_KEYS_A_QUERY = 10_000  # SQLite takes 32,766 values in a statement; a run may tell more while the service is down
+
 
 @dataclass(frozen=True)
 class NewEvent:
@@ -83,7 +85,10 @@ async def count_running(session: AsyncSession) -> int:
 
 async def has_older_queued(session: AsyncSession, job: JobRow) -> bool:
     older = select(JobRow.seq).where(
-        JobRow.status == JobStatus.QUEUED, JobRow.execution.is_(None), JobRow.seq < job.seq
+        JobRow.status == JobStatus.QUEUED,
+        JobRow.execution.is_(None),
+        JobRow.is_paused.is_(False),
+        JobRow.seq < job.seq,
     )
     return await session.scalar(older.limit(1)) is not None
 
@@ -96,6 +101,18 @@ async def replace_checkpoint(session: AsyncSession, checkpoint: CheckpointRow) -
         )
     )
     session.add(checkpoint)
+
+
+async def add_new_events(session: AsyncSession, job_id: str, events: Sequence[NewEvent]) -> None:
+    """Leaves out those whose key was told before: a second attempt reaches the same steps again."""
+    new = {event.key: event for event in reversed(events)}  # of two with one key, the first
+    keys = list(new)
+    for start in range(0, len(keys), MAX_KEYS_A_QUERY):
+        some = keys[start : start + MAX_KEYS_A_QUERY]
+        told = select(EventRow.key).where(EventRow.job_id == job_id, EventRow.key.in_(some))
+        for key in await session.scalars(told):
+            del new[key]
+    add_events(session, job_id, [event for event in events if new.get(event.key) is event])
 
 
 def add_events(session: AsyncSession, job_id: str, events: Sequence[NewEvent]) -> None:

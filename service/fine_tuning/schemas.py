@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from service.database.tables import CheckpointRow, EventRow, JobRow
 from service.fine_tuning.hyperparameters import Hyperparameters
+from service.fine_tuning.integrations import Integration, IntegrationBody
+from service.fine_tuning.status import JobStatus
 
 Metadata = dict[
     Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]
@@ -46,7 +48,10 @@ class CreateJob(BaseModel):
         },
     )
 
-    model: str = Field(description="A base model of the catalogue, as `GET /v1/models` lists them.")
+    model: str = Field(
+        description="A base model, a tuned model or a checkpoint, as `GET /v1/models` lists them. Training goes on "
+        "from the adapter of a tuned model, with its rank and modules, and makes a new one."
+    )
     training_file: str = Field(description="The id of an uploaded JSONL file with purpose `fine-tune`.")
     validation_file: str | None = Field(None, description="Measured on, never trained on.")
     method: Method | None = None
@@ -54,7 +59,12 @@ class CreateJob(BaseModel):
     suffix: str | None = Field(None, min_length=1, max_length=64, description="Goes into the tuned model's name.")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, strict=True, description="The same seed gives the same adapter.")
     metadata: Metadata | None = Field(None, max_length=16)
-    integrations: list[dict[str, Any]] | None = None
+    integrations: list[Integration] | None = Field(
+        None, max_length=5, description="Runs in Weights & Biases that the metrics of every step are sent to."
+    )
+    training_type: str | None = Field(
+        None, alias="trainingType", description="Azure's clients send it. It changes nothing."
+    )
 
     @property
     def resolved_method(self) -> Literal["supervised", "dpo", "reinforcement"]:
@@ -103,7 +113,19 @@ _JOB_EXAMPLE: dict[str, JsonValue] = {
     "error": None,
     "metadata": None,
     "user_provided_suffix": "smart-home",
-    "integrations": [],
+    "paused": False,
+    "integrations": [
+        {
+            "type": "wandb",
+            "wandb": {
+                "project": "smart-home",
+                "name": "ftjob-aQ3kV9mT2pLxW7cYzX81QlWe",
+                "entity": None,
+                "tags": ["nightly"],
+                "run_id": "5d1f0c7a9be2463e",
+            },
+        }
+    ],
     "usage_metrics": None,
     "shared_with_openai": False,
     "eval_id": None,
@@ -117,7 +139,11 @@ class Job(BaseModel):
     id: str
     created_at: int
     finished_at: int | None
-    status: Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
+    status: Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"] = Field(
+        description="A paused job says `queued`, as OpenAI's clients do not know the word; it says `paused` where the "
+        "server's setting FETTLE_PAUSED_STATUS asks for it."
+    )
+    paused: bool = Field(description="It is held until somebody resumes it. Not a field of OpenAI's.")
     model: str
     fine_tuned_model: str | None
     organization_id: str
@@ -132,19 +158,20 @@ class Job(BaseModel):
     error: JobErrorBody | None
     metadata: dict[str, str] | None
     user_provided_suffix: str | None
-    integrations: list[Any] = []
+    integrations: list[IntegrationBody]
     usage_metrics: None = None
     shared_with_openai: Literal[False] = False
     eval_id: None = None
 
     @classmethod
-    def from_row(cls, row: JobRow, organization_id: str) -> Self:
+    def from_row(cls, row: JobRow, organization_id: str, paused_status: Literal["queued", "paused"]) -> Self:
         hyperparameters = Hyperparameters.model_validate(row.hyperparameters)
         return cls(
             id=row.id,
             created_at=int(row.created_at),
             finished_at=_seconds(row.finished_at),
-            status=row.status,
+            status=_shown_status(row, paused_status),
+            paused=row.is_paused,
             model=row.model,
             fine_tuned_model=row.fine_tuned_model,
             organization_id=organization_id,
@@ -155,10 +182,11 @@ class Job(BaseModel):
             method=MethodBody(type="supervised", supervised=SupervisedMethod(hyperparameters=hyperparameters)),
             seed=row.seed,
             trained_tokens=row.trained_tokens,
-            estimated_finish=_seconds(row.estimated_finish),
+            estimated_finish=None if row.is_paused else _seconds(row.estimated_finish),
             error=JobErrorBody.model_validate(row.error) if row.error else None,
             metadata=row.job_metadata,
             user_provided_suffix=row.suffix,
+            integrations=[IntegrationBody.model_validate(each) for each in row.integrations],
         )
 
 
@@ -242,6 +270,12 @@ class CheckpointPage(BaseModel):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+def _shown_status(row: JobRow, paused_status: str) -> str:
+    """Paused from the moment when it was asked for, although the step at hand is still being finished."""
+    is_held = row.is_paused and row.status != JobStatus.VALIDATING_FILES
+    return paused_status if is_held else row.status
 
 
 def _seconds(time: float | None) -> int | None:

@@ -2,8 +2,10 @@
 
 validating_files ──► queued ──► running ──► succeeded
         │              │ ▲         │ │
-        │              │ └─────────┘ │      a crashed or pre-empted run is queued again
+        │              │ └─────────┘ │      a crashed, pre-empted or paused run is queued again
         └──────────────┴─────────────┴────► failed, cancelled
+
+A paused job is no status of its own: `JobRow.is_paused` holds one that is queued, and stops one that is running.
 """
 
 from enum import StrEnum

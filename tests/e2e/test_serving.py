@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai import AzureOpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from service.processes import DetachedProcess
@@ -106,6 +107,52 @@ def test_a_checkpoint_is_a_model_too(
     assert older.fine_tuned_model_checkpoint.endswith(":ckpt-step-13")
     answer = ask(serving, older.fine_tuned_model_checkpoint, questions[0])
     assert answer.model == older.fine_tuned_model_checkpoint
+
+
+def test_azures_client_asks_the_model_of_its_deployment(
+    serving: RunningService, job: FineTuningJob, questions: list[dict[str, Any]]
+) -> None:
+    assert job.fine_tuned_model is not None
+    row = questions[0]
+
+    def said(answer: Any) -> tuple[str, list[Any]]:
+        message = answer.choices[0].message
+        return message.content, [call.function for call in message.tool_calls or []]  # each call has an id of its own
+
+    expected = said(ask(serving, job.fine_tuned_model, row))
+    options: dict[str, Any] = {"messages": row["messages"][:-1], "tools": row["tools"], "temperature": 0}
+    azure = AzureOpenAI(azure_endpoint=serving.url, api_key="any", api_version="2024-10-21", timeout=120)
+    answer = azure.chat.completions.create(model=job.fine_tuned_model, max_tokens=96, **options)
+    assert (answer.model, said(answer)) == (job.fine_tuned_model, expected)
+    deployed = AzureOpenAI(
+        azure_endpoint=serving.url,
+        azure_deployment=job.fine_tuned_model,
+        api_key="any",
+        api_version="2024-10-21",
+        timeout=120,
+    )
+    answer = deployed.chat.completions.create(model="fettle-tiny", max_tokens=96, **options)
+    assert (answer.model, said(answer)) == (job.fine_tuned_model, expected)
+    assert deployed.completions.create(model="any", prompt="The lamp", max_tokens=4).model == job.fine_tuned_model
+    assert job.id in [each.id for each in deployed.fine_tuning.jobs.list()]
+
+
+def test_a_permitted_project_asks_the_model_and_loses_it_at_once(
+    serving: RunningService, job: FineTuningJob, questions: list[dict[str, Any]]
+) -> None:
+    assert job.fine_tuned_model is not None
+    admin = serving.client.with_options(admin_api_key="any")
+    project_id = admin.admin.organization.projects.create(name="another").id
+    headers = {"OpenAI-Project": project_id}
+    permissions = admin.fine_tuning.checkpoints.permissions
+    with pytest.raises(openai.NotFoundError):
+        ask(serving, job.fine_tuned_model, questions[0], extra_headers=headers)
+    [permission] = permissions.create(job.fine_tuned_model, project_ids=[project_id]).data
+    assert ask(serving, job.fine_tuned_model, questions[0], extra_headers=headers).model == job.fine_tuned_model
+    permissions.delete(permission.id, fine_tuned_model_checkpoint=job.fine_tuned_model)
+    with pytest.raises(openai.NotFoundError) as error:
+        ask(serving, job.fine_tuned_model, questions[0], extra_headers=headers)
+    assert error.value.code == "model_not_found"
 
 
 @pytest.mark.parametrize("model", ["ft:fettle-tiny:fettle:home:12345678", "../fettle-tiny", "0" * 64, ""])

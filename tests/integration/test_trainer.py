@@ -6,8 +6,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,30 +14,10 @@ from safetensors.torch import load_file
 
 from tests.fixtures.tiny_model import build_tiny_model
 from tests.fixtures.training_job import TrainingJob, write_job
+from tests.fixtures.training_run import start, train
 from trainer_image.__main__ import main
 from tuning.adapter_manifest import ADAPTER_FILES, AdapterManifest, describe_file
 from tuning.contract import METRICS_CSV_COLUMNS, ErrorCode, ExitCode, JobSpec
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def start(job: TrainingJob) -> subprocess.Popen[str]:
-    work = job.folder / "work"
-    work.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer_image", job.spec_uri],
-        cwd=REPOSITORY,
-        env=os.environ | {"FETTLE_WORK_DIR": str(work), "HF_HUB_OFFLINE": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def train(job: TrainingJob) -> tuple[int, str]:
-    process = start(job)
-    _, log = process.communicate(timeout=300)
-    return process.returncode, log
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +123,8 @@ def test_sigterm_before_the_last_step_exits_75_without_a_result(tmp_path: Path, 
     assert process.wait(timeout=60) == ExitCode.PREEMPTED, log
     assert job.result() is None
     assert job.events()[0]["type"] == "started"
+    [state] = [event for event in job.events() if event["type"] == "state_saved"]
+    assert (job.folder / "out" / "state" / f"step-{state['step']}" / "manifest.json").exists()
     assert list((job.folder / "work").iterdir()) == []
 
 

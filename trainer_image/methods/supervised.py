@@ -13,6 +13,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from trainer_image.collation import IGNORED_LABEL, MicroBatch, StepCollator
 from trainer_image.errors import TrainingFailed
+from trainer_image.parent_adapter import WEIGHTS_NAME, load_adapter_weights
 from tuning.contract import ErrorCode, JobSpec
 
 TOKENS_PER_MICRO_BATCH = {"cuda": 8192, "cpu": 2048}
@@ -92,6 +93,16 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
                     totals.add(self._forward(self.model, self._prepare_inputs(micro_batch)))
         self.model.train()
         return totals
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The adapter alone: a state needs no tokenizer, and PEFT must not ask the hub about the vocabulary."""
+        self.model.save_pretrained(output_dir, save_embedding_layers=False)
+
+    def create_model_card(self, *_: object, **__: object) -> None:
+        """TRL writes one beside every state; nobody would read it."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        load_adapter_weights(self.model, Path(resume_from_checkpoint) / WEIGHTS_NAME)
 
     def _forward(self, model: torch.nn.Module, inputs: MicroBatch) -> FusedCausalLMOutput:
         # TRL's head scores tokens in tiles: the logits [tokens, vocabulary] never lie in memory whole on a GPU.

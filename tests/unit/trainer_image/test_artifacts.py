@@ -9,6 +9,7 @@ import boto3
 import pytest
 
 from trainer_image import artifacts
+from tuning.adapter_manifest import describe_file
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -47,6 +48,21 @@ def test_files_stream_in_pieces(prefix: str, tmp_path: Path) -> None:
     chunks = list(artifacts.read_chunks(f"{prefix}/large"))
     assert b"".join(chunks) == content
     assert max(map(len, chunks)) <= artifacts.CHUNK_BYTES
+
+
+def test_a_file_is_fetched_only_when_it_is_the_expected_one(prefix: str, tmp_path: Path) -> None:
+    source = tmp_path / "weights"
+    source.write_bytes(os.urandom(artifacts.CHUNK_BYTES + 5))
+    expected = describe_file(source)
+    artifacts.upload_file(source, f"{prefix}/weights")
+    artifacts.fetch_file(f"{prefix}/weights", tmp_path / "fetched", expected)
+    assert (tmp_path / "fetched").read_bytes() == source.read_bytes()
+    content = source.read_bytes()
+    for other in (content[:-1], content + b"1", bytes([content[0] ^ 1]) + content[1:], content * 3):
+        artifacts.write_bytes(f"{prefix}/weights", other)
+        with pytest.raises(artifacts.WrongContent):
+            artifacts.fetch_file(f"{prefix}/weights", tmp_path / "again", expected)
+    assert (tmp_path / "again").stat().st_size <= expected.bytes, "more was written than was promised"
 
 
 def test_missing_objects_are_told_apart(prefix: str) -> None:

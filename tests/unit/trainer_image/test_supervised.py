@@ -22,7 +22,9 @@ def trainer_for(job: TrainingJob, folder: Path) -> SupervisedTrainer:
     tokenizer, renderer = load_renderer(job.spec)
     rows, _ = load_rows(job.spec.training_data, renderer, folder / "rows.arrow", "training_file")
     lora = job.spec.lora.model_copy(update={"lora_dropout": 0.0})
-    return build_trainer(job.spec, load_model(job.spec.model_copy(update={"lora": lora})), tokenizer, rows, folder)
+    return build_trainer(
+        job.spec, load_model(job.spec.model_copy(update={"lora": lora}), folder), tokenizer, rows, folder
+    )
 
 
 def weights(trainer: SupervisedTrainer) -> dict[str, torch.Tensor]:
