@@ -232,11 +232,12 @@ def test_a_cancelled_job_ends_its_processes_and_makes_room(own_service: RunningS
 
 
 def test_a_file_that_is_deleted_before_its_job_starts_fails_it(own_service: RunningService) -> None:
-    running, waiting = create_long(own_service), create(own_service)
-    job = own_service.wait_for_job(waiting, "queued")
+    running = create_long(own_service)
+    own_service.wait_for_job(running, "running")
+    job = own_service.wait_for_job(create(own_service), "queued")
     own_service.client.files.delete(job.training_file)
     own_service.client.fine_tuning.jobs.cancel(running)
-    job = own_service.wait_for_job(waiting)
+    job = own_service.wait_for_job(job.id)
     assert job.error is not None
     assert (job.error.code, job.error.param) == ("deleted_training_file", "training_file")
 
