@@ -397,7 +397,7 @@ async def test_a_thousand_requests_at_once_are_all_answered(
 
 
 def head_of(method: str, path: str, *headers: str) -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: fettle", *headers, "", ""]).encode()
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: localhost", *headers, "", ""]).encode()
 
 
 def exchange(service: RunningService, message: bytes) -> bytes:
