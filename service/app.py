@@ -26,7 +26,7 @@ from service.inference.vllm_server import VllmServers
 from service.models.models import served_model_finder
 from service.object_storage import open_storage
 from service.object_storage.base import ObjectStorage
-from service.polling import Polling
+from service.polling import Polling, cancel_all
 from service.projects.repository import DEFAULT_ORGANIZATION_ID, rename_organization
 from service.reference_pages import router as reference_pages
 from service.removals.sweeper import sweeper
@@ -171,6 +171,4 @@ async def _running(loops: Sequence[_Loop]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(tasks)

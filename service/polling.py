@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -32,3 +33,10 @@ class Polling:
                 log.exception("a step of %s failed", self._name)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._interval.total_seconds())
+
+
+async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Returns when all have ended, however they did."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

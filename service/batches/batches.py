@@ -10,8 +10,8 @@ from service.batches.schemas import CreateBatch
 from service.batches.status import BatchStatus, checked_transition
 from service.database.tables import BatchRow
 from service.errors import Conflict, InvalidRequest, NotFound
-from service.files.repository import get_file
-from service.ids import BATCH_ID_PATTERN, FILE_ID_PATTERN, new_batch_id
+from service.files.files import get_input_file
+from service.ids import BATCH_ID_PATTERN, new_batch_id
 from service.inference.vllm_command import has_vllm
 from service.settings import MEGABYTE, Settings
 
@@ -32,7 +32,13 @@ async def create_batch(session: AsyncSession, settings: Settings, project_id: st
             "This server has no vLLM, so it cannot answer a batch: models are tuned but not served.",
             code="serving_unavailable",
         )
-    await _check_file(session, project_id, asked.input_file_id)
+    file = await get_input_file(session, project_id, asked.input_file_id, purpose="batch", param="input_file_id")
+    if file.bytes > MAX_INPUT_BYTES:
+        raise InvalidRequest(
+            f"invalid input_file_id: File {file.id} has {file.bytes:,} bytes; the input of a batch may have at most "
+            f"{MAX_INPUT_BYTES:,}. Split it into several batches.",
+            param="input_file_id",
+        )
     now = time.time()
     expires_after = asked.output_expires_after
     row = BatchRow(
@@ -72,29 +78,6 @@ async def cancel_batch(session: AsyncSession, project_id: str, batch_id: str) ->
     row.status = checked_transition(status, BatchStatus.CANCELLING)
     row.cancelling_at = row.due_at = time.time()
     return row
-
-
-async def _check_file(session: AsyncSession, project_id: str, file_id: str) -> None:
-    param = "input_file_id"
-    if not FILE_ID_PATTERN.fullmatch(file_id):
-        raise InvalidRequest("invalid input_file_id: Invalid File Name", param=param)
-    row = await get_file(session, project_id, file_id)
-    if row is None:
-        raise InvalidRequest(
-            f"invalid input_file_id: File {file_id} does not exist or was deleted. Upload it with POST /v1/files.",
-            param=param,
-        )
-    if row.purpose != "batch":
-        raise InvalidRequest(
-            f"invalid input_file_id: File {file_id} has purpose '{row.purpose}'; upload it again with purpose 'batch'.",
-            param=param,
-        )
-    if row.bytes > MAX_INPUT_BYTES:
-        raise InvalidRequest(
-            f"invalid input_file_id: File {file_id} has {row.bytes:,} bytes; the input of a batch may have at most "
-            f"{MAX_INPUT_BYTES:,}. Split it into several batches.",
-            param=param,
-        )
 
 
 def _no_such_batch(batch_id: str) -> NotFound:

@@ -12,10 +12,10 @@ from service.batches.parts import BatchParts, batch_prefix
 from service.batches.repository import LOCK_TIME, claim_due_batches, look_at
 from service.batches.status import BatchStatus, checked_transition
 from service.batches.steps import BatchChange, take_step
-from service.database.claims import locked_row, renew_locks
+from service.database.claims import give_back, locked_row, renew_locks
 from service.database.tables import BatchRow
 from service.files.repository import replace_file
-from service.polling import Polling
+from service.polling import Polling, cancel_all
 from service.removals.repository import add_removals
 from service.webhooks.deliveries import record_event
 
@@ -48,9 +48,7 @@ class BatchRunner:
         try:
             await self._polling.run()
         finally:
-            for task in self._steps:
-                task.cancel()
-            await asyncio.gather(*self._steps, return_exceptions=True)
+            await cancel_all(self._steps)
 
     async def _poll(self) -> None:
         if self._steps:
@@ -90,16 +88,12 @@ class BatchRunner:
             log.exception("the step of %s (%s) failed", batch.id, batch.status)
             change = BatchChange(due_in=RETRY_AFTER_ERROR)
         except asyncio.CancelledError:
-            await self._give_back(batch)
+            await give_back(self._parts.sessions, batch)
             raise
         try:
             await self._apply(batch, change)
         except Exception:  # the lock runs out and the same step is taken again
             log.exception("the step of %s (%s) could not be written down", batch.id, batch.status)
-
-    async def _give_back(self, batch: BatchRow) -> None:
-        async with locked_row(self._parts.sessions, batch):
-            pass
 
     async def _apply(self, batch: BatchRow, change: BatchChange) -> None:
         async with locked_row(self._parts.sessions, batch) as (session, row):

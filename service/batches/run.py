@@ -10,6 +10,7 @@ from service.batches.repository import record_progress
 from service.batches.requests import NotYet, ask, ask_until_answered
 from service.batches.results import Progress, Result, ResultLog
 from service.database.tables import BatchRow
+from service.polling import cancel_all
 
 PART_RESULTS = 64  # held in memory, and asked once more after a crash
 MIN_FLUSH_SECONDS, MAX_FLUSH_SECONDS = 1.0, 60.0
@@ -45,9 +46,7 @@ class BatchRun:
                 await self._flush()
                 _raise_from(workers)
         finally:
-            for task in (*workers, stopping):
-                task.cancel()
-            await asyncio.gather(*workers, stopping, return_exceptions=True)
+            await cancel_all((*workers, stopping))
         await self._flush()
         _raise_from(workers)
         return self._progress.left == 0

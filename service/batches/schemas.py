@@ -8,6 +8,7 @@ from service.database.tables import BatchRow
 from service.files.schemas import ExpiresAfter
 from service.fine_tuning.schemas import Metadata
 from service.pagination import Identified
+from service.unix_time import whole_seconds
 
 BatchEndpoint = Literal["/v1/chat/completions", "/v1/completions"]
 
@@ -144,14 +145,14 @@ class Batch(Identified):
             error_file_id=row.error_file_id,
             errors=errors,
             created_at=int(row.created_at),
-            in_progress_at=_seconds(row.in_progress_at),
+            in_progress_at=whole_seconds(row.in_progress_at),
             expires_at=int(row.expires_at),
-            finalizing_at=_seconds(row.finalizing_at),
-            completed_at=_seconds(row.completed_at),
-            failed_at=_seconds(row.failed_at),
-            expired_at=_seconds(row.expired_at),
-            cancelling_at=_seconds(row.cancelling_at),
-            cancelled_at=_seconds(row.cancelled_at),
+            finalizing_at=whole_seconds(row.finalizing_at),
+            completed_at=whole_seconds(row.completed_at),
+            failed_at=whole_seconds(row.failed_at),
+            expired_at=whole_seconds(row.expired_at),
+            cancelling_at=whole_seconds(row.cancelling_at),
+            cancelled_at=whole_seconds(row.cancelled_at),
             request_counts=RequestCounts(
                 total=row.total_requests, completed=row.completed_requests, failed=row.failed_requests
             ),
@@ -168,7 +169,3 @@ def _usage(row: BatchRow) -> BatchUsage:
         output_tokens_details=OutputTokensDetails(reasoning_tokens=row.reasoning_tokens),
         total_tokens=row.input_tokens + row.output_tokens,
     )
-
-
-def _seconds(time: float | None) -> int | None:
-    return None if time is None else int(time)

@@ -73,6 +73,12 @@ async def locked_row(sessions: Sessions, claimed: Row) -> AsyncIterator[tuple[As
         yield session, row
 
 
+async def give_back(sessions: Sessions, claimed: ClaimedTable) -> None:
+    """For somebody else to take at once."""
+    async with locked_row(sessions, claimed):
+        pass
+
+
 async def release_all_locks(session: AsyncSession) -> None:
     """Only where no other service can be alive: on one machine, whose data folder is locked by this process."""
     for table in ClaimedTable.__subclasses__():

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.claims import claim_due, locked_row, renew_locks
+from service.database.claims import claim_due, give_back, locked_row, renew_locks
 from service.database.tables import JobRow
 from service.dispatcher.change import Change
 from service.dispatcher.parts import Parts
@@ -16,7 +16,7 @@ from service.files.repository import replace_file
 from service.fine_tuning.repository import add_new_events, replace_checkpoint
 from service.fine_tuning.status import JobStatus, checked_transition
 from service.models.repository import replace_model
-from service.polling import Polling
+from service.polling import Polling, cancel_all
 from service.webhooks.deliveries import record_event
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,7 @@ class Dispatcher:
         try:
             await self._polling.run()
         finally:
-            for step in self._steps:
-                step.cancel()
-            await asyncio.gather(*self._steps, return_exceptions=True)
+            await cancel_all(self._steps)
 
     async def _claim(self) -> None:
         room = MAX_STEPS_AT_ONCE - len(self._steps)
@@ -64,7 +62,7 @@ class Dispatcher:
             log.exception("the step of job %s (%s) failed", job.id, job.status)
             change = Change(due_in=RETRY_AFTER_ERROR)
         except asyncio.CancelledError:
-            await self._give_back(job)
+            await give_back(self._parts.sessions, job)
             raise
         finally:
             renewal.cancel()
@@ -81,10 +79,6 @@ class Dispatcher:
             if not renewed:
                 log.warning("job %s was taken over by another dispatcher", job.id)
                 return
-
-    async def _give_back(self, job: JobRow) -> None:
-        async with locked_row(self._parts.sessions, job):
-            pass
 
     async def _apply(self, job: JobRow, change: Change) -> None:
         async with locked_row(self._parts.sessions, job) as (session, row):

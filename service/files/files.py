@@ -93,6 +93,24 @@ async def expire_files(session: AsyncSession, limit: int) -> int:
     return len(ids)
 
 
+async def get_input_file(session: AsyncSession, project_id: str, file_id: str, *, purpose: str, param: str) -> FileRow:
+    """The file that a request names to work on; `param` is the field that names it. Raises InvalidRequest."""
+    if not FILE_ID_PATTERN.fullmatch(file_id):
+        raise InvalidRequest(f"invalid {param}: Invalid File Name", param=param)
+    row = await repository.get_file(session, project_id, file_id)
+    if row is None:
+        raise InvalidRequest(
+            f"invalid {param}: File {file_id} does not exist or was deleted. Upload it with POST /v1/files.",
+            param=param,
+        )
+    if row.purpose != purpose:
+        raise InvalidRequest(
+            f"invalid {param}: File {file_id} has purpose '{row.purpose}'; upload it again with purpose '{purpose}'.",
+            param=param,
+        )
+    return row
+
+
 def end_of(purpose: str, kept_seconds: int | None, created_at: float) -> float | None:
     """When the file expires; None: never."""
     if kept_seconds is None and purpose == "batch":

@@ -3,20 +3,19 @@
 import re
 import secrets
 import time
-from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.auth import Caller
-from service.database.tables import FileRow, JobRow
+from service.database.tables import JobRow
 from service.errors import InvalidRequest, NotFound
-from service.files.repository import get_file
+from service.files.files import get_input_file
 from service.fine_tuning import repository
 from service.fine_tuning.integrations import refuse_without_wandb, with_run_ids
 from service.fine_tuning.repository import NewEvent
 from service.fine_tuning.schemas import MAX_SEED, CreateJob
 from service.fine_tuning.status import JobStatus, checked_transition
-from service.ids import FILE_ID_PATTERN, JOB_ID_PATTERN, fine_tuned_model_name, new_job_id
+from service.ids import JOB_ID_PATTERN, fine_tuned_model_name, new_job_id
 from service.models.repository import get_usable_model
 from service.settings import Settings
 from service.webhooks.deliveries import record_event
@@ -40,9 +39,9 @@ async def create_job(
         raise InvalidRequest(
             f"{asked.suffix!r} must be printable and have a letter or digit - 'suffix'", param="suffix"
         )
-    await _check_file(session, caller.project_id, asked.training_file, "training_file")
-    if asked.validation_file is not None:
-        await _check_file(session, caller.project_id, asked.validation_file, "validation_file")
+    for param, file_id in (("training_file", asked.training_file), ("validation_file", asked.validation_file)):
+        if file_id is not None:
+            await get_input_file(session, caller.project_id, file_id, purpose="fine-tune", param=param)
     job_id = new_job_id()
     suffix = name_part(asked.suffix) if asked.suffix else None
     row = JobRow(
@@ -128,25 +127,6 @@ async def _find_model(
             code="model_not_available",
         )
     return base, tuned.adapter_sha256
-
-
-async def _check_file(
-    session: AsyncSession, project_id: str, file_id: str, param: Literal["training_file", "validation_file"]
-) -> FileRow:
-    if not FILE_ID_PATTERN.fullmatch(file_id):
-        raise InvalidRequest(f"invalid {param}: Invalid File Name", param=param)
-    row = await get_file(session, project_id, file_id)
-    if row is None:
-        raise InvalidRequest(
-            f"invalid {param}: File {file_id} does not exist or was deleted. Upload it with POST /v1/files.",
-            param=param,
-        )
-    if row.purpose != "fine-tune":
-        raise InvalidRequest(
-            f"invalid {param}: File {file_id} has purpose '{row.purpose}'; upload it again with purpose 'fine-tune'.",
-            param=param,
-        )
-    return row
 
 
 def _no_such_job(job_id: str) -> NotFound:

@@ -8,6 +8,7 @@ from service.database.tables import CheckpointRow, EventRow, JobRow
 from service.fine_tuning.hyperparameters import Hyperparameters
 from service.fine_tuning.integrations import Integration, IntegrationBody
 from service.fine_tuning.status import JobStatus
+from service.unix_time import whole_seconds
 
 Metadata = dict[
     Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]
@@ -169,7 +170,7 @@ class Job(BaseModel):
         return cls(
             id=row.id,
             created_at=int(row.created_at),
-            finished_at=_seconds(row.finished_at),
+            finished_at=whole_seconds(row.finished_at),
             status=_shown_status(row, paused_status),
             paused=row.is_paused,
             model=row.model,
@@ -182,7 +183,7 @@ class Job(BaseModel):
             method=MethodBody(type="supervised", supervised=SupervisedMethod(hyperparameters=hyperparameters)),
             seed=row.seed,
             trained_tokens=row.trained_tokens,
-            estimated_finish=None if row.is_paused else _seconds(row.estimated_finish),
+            estimated_finish=None if row.is_paused else whole_seconds(row.estimated_finish),
             error=JobErrorBody.model_validate(row.error) if row.error else None,
             metadata=row.job_metadata,
             user_provided_suffix=row.suffix,
@@ -276,7 +277,3 @@ def _shown_status(row: JobRow, paused_status: str) -> str:
     """Paused from the moment when it was asked for, although the step at hand is still being finished."""
     is_held = row.is_paused and row.status != JobStatus.VALIDATING_FILES
     return paused_status if is_held else row.status
-
-
-def _seconds(time: float | None) -> int | None:
-    return None if time is None else int(time)

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 from service.database.tables import ApiKeyRow, OrganizationRow, ProjectRow
 from service.pagination import Identified
 from service.settings import ORGANIZATION_NAME_PATTERN
+from service.unix_time import whole_seconds
 
 MAX_KEY_LIFE_SECONDS = 10 * 365 * 24 * 3600  # "forever" is said by leaving the field out
 
@@ -111,7 +112,7 @@ class Project(Identified):
         return cls(
             id=row.id,
             created_at=int(row.created_at),
-            archived_at=_seconds(row.archived_at),
+            archived_at=whole_seconds(row.archived_at),
             name=row.name,
             status="active" if row.archived_at is None else "archived",
         )
@@ -193,8 +194,8 @@ class ProjectApiKey(Identified):
             name=row.name,
             role="writer" if row.role == "writer" else "reader",
             redacted_value=row.redacted_value,
-            last_used_at=_seconds(row.last_used_at),
-            expires_at=_seconds(row.expires_at),
+            last_used_at=whole_seconds(row.last_used_at),
+            expires_at=whole_seconds(row.expires_at),
             owner=ProjectKeyOwner(service_account=_KeyAccount.from_row(row, "member")),
             owner_project_access="active" if project.archived_at is None else "inactive",
         )
@@ -266,8 +267,8 @@ class AdminApiKey(Identified):
             created_at=int(row.created_at),
             name=row.name,
             redacted_value=row.redacted_value,
-            last_used_at=_seconds(row.last_used_at),
-            expires_at=_seconds(row.expires_at),
+            last_used_at=whole_seconds(row.last_used_at),
+            expires_at=whole_seconds(row.expires_at),
             owner=AdminKeyOwner.from_row(row, "owner"),
         )
 
@@ -297,7 +298,3 @@ class DeletedAdminApiKey(BaseModel):
     object: Literal["organization.admin_api_key.deleted"] = "organization.admin_api_key.deleted"
     id: str
     deleted: Literal[True] = True
-
-
-def _seconds(time: float | None) -> int | None:
-    return None if time is None else int(time)

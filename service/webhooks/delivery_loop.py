@@ -5,10 +5,10 @@ import logging
 import time
 from datetime import timedelta
 
-from service.database.claims import locked_row
+from service.database.claims import give_back, locked_row
 from service.database.engine import Sessions
 from service.database.tables import WebhookDeliveryRow, WebhookEndpointRow
-from service.polling import Polling
+from service.polling import Polling, cancel_all
 from service.webhooks.deliveries import after_attempt
 from service.webhooks.repository import claim_due_deliveries
 from service.webhooks.schemas import DeliveryAttempt
@@ -31,9 +31,7 @@ class DeliveryLoop:
         try:
             await self._polling.run()
         finally:
-            for task in self._under_way:
-                task.cancel()
-            await asyncio.gather(*self._under_way, return_exceptions=True)
+            await cancel_all(self._under_way)
 
     async def _claim(self) -> None:
         room = MAX_AT_ONCE - len(self._under_way)
@@ -51,8 +49,7 @@ class DeliveryLoop:
             else:
                 await self._write_down(delivery, await self._sender.send(delivery, endpoint))
         except asyncio.CancelledError:
-            async with locked_row(self._sessions, delivery):
-                pass
+            await give_back(self._sessions, delivery)
             raise
         except Exception:  # a bug, or a database that is away: the lock runs out and the attempt is repeated
             log.exception("the delivery %s failed here", delivery.id)
