@@ -23,12 +23,15 @@ Row = TypeVar("Row", bound=ClaimedTable)
 async def claim_due(
     session: AsyncSession, table: type[Row], limit: int, lock_time: timedelta, *conditions: ColumnElement[bool]
 ) -> list[Row]:
-    """Locks up to `limit` due rows that meet the conditions, oldest first; their `lock_token` says so."""
+    """Locks up to `limit` due rows that meet the conditions; their `lock_token` says so.
+
+    Those first that wait longest: the oldest ones would take every turn when there are more than turns.
+    """
     now = time.time()
     due = (
         select(table.seq)
         .where(table.due_at <= now, is_free(table), *conditions)
-        .order_by(table.seq)
+        .order_by(table.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)  # PostgreSQL; on SQLite the statement is alone anyway
     )
@@ -39,7 +42,7 @@ async def claim_due(
         .returning(table)
     )
     rows = list(await session.scalars(lock, execution_options={"populate_existing": True}))
-    return sorted(rows, key=lambda row: row.seq)
+    return sorted(rows, key=lambda row: row.due_at or now)
 
 
 def is_free(table: type[ClaimedTable]) -> ColumnElement[bool]:

@@ -196,8 +196,14 @@ class JobRow(ClaimedTable):
     validation_receipt: Mapped[dict[str, Any] | None]
     attempt: Mapped[int] = mapped_column(default=0)
     """Starts so far."""
+    resources: Mapped[dict[str, Any] | None]
+    """What the job asked for of `TrainingResources`; the rest comes from the catalogue."""
+    not_before: Mapped[float | None]
+    """A queued job waits until then for its next attempt: it has crashed."""
     execution: Mapped[str | None]
     """The execution that may be alive; None: nothing of this job runs anywhere."""
+    launched_at: Mapped[float | None]
+    """When the execution was started; until it has a place, the job stays queued."""
     next_event_part: Mapped[int] = mapped_column(default=1)
     """Of the current attempt: the part to read next."""
     is_paused: Mapped[bool] = mapped_column(default=False)

@@ -62,7 +62,6 @@ async def publish(job: JobRow, result: JobResult, parts: Parts) -> Change:
             "result_files": [result_file.id],
             "finished_at": time.time(),
             "estimated_finish": None,
-            "execution": None,
             "is_paused": False,
         },
         events=events,
@@ -82,14 +81,22 @@ async def end_without_result(job: JobRow, execution: Execution, parts: Parts, *,
 
 
 def _stopped_as_told(job: JobRow, has_state: bool) -> Change:
-    columns = {"execution": None, "stopping_since": None, "estimated_finish": None}
     if not job.is_paused:  # resumed meanwhile, and an event told that
-        return Change(status=JobStatus.QUEUED, columns=columns)
+        return _queued(job, stopping_since=None)
     where = "after the step it was at" if has_state else "before a step could be saved"
     how = "goes on from there" if has_state else "starts with the first step"
     message = f"Fine-tuning job paused {where}. Once resumed, it {how}."
     event = NewEvent(key=f"paused-{job.attempt}", message=message)
-    return Change(status=JobStatus.QUEUED, columns=columns, events=[event])
+    return _queued(job, event, stopping_since=None)
+
+
+def _queued(job: JobRow, *events: NewEvent, **columns: object) -> Change:
+    """It may be so already: its execution was lost before it had a place."""
+    return Change(
+        status=None if job.status == JobStatus.QUEUED else JobStatus.QUEUED,
+        columns={"estimated_finish": None, **columns},
+        events=list(events),
+    )
 
 
 async def _start_again(job: JobRow, execution: Execution, parts: Parts, has_state: bool) -> Change:
@@ -102,17 +109,15 @@ async def _start_again(job: JobRow, execution: Execution, parts: Parts, has_stat
     if crashes >= parts.settings.max_attempts:
         message = (
             f"The training process {reason}; this was failure {crashes} of {parts.settings.max_attempts}. If memory is "
-            "short, a smaller batch_size or shorter rows help; the server's log holds what it printed."
+            "short, a smaller batch_size or shorter rows help. What it printed is at "
+            f"GET /v1/fine_tuning/jobs/{job.id}/logs."
         )
         return Change.failed(JobError(code=ErrorCode.TRAINER_CRASHED, message=message))
     where = "Going on from its saved state" if has_state else "Starting again from the first step"
     message = f"The training process {reason}. {where} (attempt {job.attempt + 1})."
-    return Change(
-        status=JobStatus.QUEUED,
-        columns={"execution": None, "estimated_finish": None, "crashes": crashes},
-        events=[NewEvent(key=f"ended-{job.attempt}", level="warn", message=message)],
-        due_in=FIRST_RETRY_DELAY * 2 ** min(max(crashes - 1, 0), MAX_RETRY_DOUBLINGS),
-    )
+    delay = FIRST_RETRY_DELAY * 2 ** min(max(crashes - 1, 0), MAX_RETRY_DOUBLINGS)
+    event = NewEvent(key=f"ended-{job.attempt}", level="warn", message=message)
+    return _queued(job, event, crashes=crashes, not_before=time.time() + delay.total_seconds())
 
 
 async def _store_result_file(job: JobRow, parts: Parts) -> FileRow:

@@ -1,16 +1,17 @@
 """The spec that a trainer is started with: everything resolved, from the row and the catalogue."""
 
 from service.database.tables import JobRow
-from service.dispatcher.parts import ADAPTERS_PREFIX, Parts, run_prefix
+from service.dispatcher.parts import ADAPTERS_PREFIX, Parts, logs_prefix, run_prefix
 from service.files.files import storage_key
 from service.fine_tuning.hyperparameters import ResolvedHyperparameters, to_lora_spec, to_supervised_spec
 from service.object_storage.base import ObjectStorage
 from tuning.adapter_manifest import AdapterManifest
-from tuning.contract import BaseModelSpec, DataSpec, JobSpec, WandbSpec
+from tuning.contract import BaseModelSpec, DataSpec, JobSpec, ProcessesSpec, WandbSpec
 from tuning.data.receipt import DataReceipt
+from tuning.resources import TrainingResources
 
 
-def job_spec(job: JobRow, parts: Parts, parent: AdapterManifest | None) -> JobSpec:
+def job_spec(job: JobRow, parts: Parts, parent: AdapterManifest | None, resources: TrainingResources) -> JobSpec:
     """`parent`: of the adapter that training goes on from.
 
     Raises CatalogueError when the base model's template cannot be read.
@@ -41,6 +42,8 @@ def job_spec(job: JobRow, parts: Parts, parent: AdapterManifest | None) -> JobSp
         output_uri=storage.uri(run_prefix(job)),
         adapters_uri=storage.uri(ADAPTERS_PREFIX),
         resume_from=storage.uri(job.resume_from) if job.resume_from else None,
+        logs_uri=storage.uri(logs_prefix(job)),
+        processes=ProcessesSpec(nodes=resources.nodes, per_node=resources.processes_per_node),
         wandb=tuple(WandbSpec.model_validate(each["wandb"]) for each in job.integrations),
     )
 

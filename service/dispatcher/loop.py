@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.claims import claim_due, give_back, locked_row, renew_locks
 from service.database.tables import JobRow
+from service.dispatcher.admission import admit_queued
 from service.dispatcher.change import Change
 from service.dispatcher.parts import Parts
 from service.dispatcher.reconcile import take_step
 from service.files.repository import replace_file
-from service.fine_tuning.repository import add_new_events, replace_checkpoint
+from service.fine_tuning.repository import add_new_events, make_due, replace_checkpoint
 from service.fine_tuning.status import JobStatus, checked_transition
 from service.models.repository import replace_model
 from service.polling import Polling, cancel_all
@@ -38,12 +40,14 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Until cancelled. Steps in flight are then cancelled too; what they did not apply is taken again later."""
+        watch = asyncio.create_task(self._watch(), name="watch of executions")
         try:
             await self._polling.run()
         finally:
-            await cancel_all(self._steps)
+            await cancel_all((watch, *self._steps))
 
     async def _claim(self) -> None:
+        await admit_queued(self._parts.sessions, self._parts.settings.max_running_jobs)
         room = MAX_STEPS_AT_ONCE - len(self._steps)
         if room <= 0:
             return
@@ -53,6 +57,20 @@ class Dispatcher:
             step = asyncio.create_task(self._step(job), name=f"step of {job.id}")
             self._steps.add(step)
             step.add_done_callback(self._steps.discard)
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._parts.executor.watch(self._look_at)
+            except Exception:  # without it jobs are looked at less often, and that is all
+                log.exception("the watch of executions failed")
+            await asyncio.sleep(RETRY_AFTER_ERROR.total_seconds())
+
+    async def _look_at(self, executions: Collection[str]) -> None:
+        """They have changed where they run: their jobs are due now."""
+        async with self._parts.sessions.begin() as session:
+            await make_due(session, executions)
+        self.wake()
 
     async def _step(self, job: JobRow) -> None:
         renewal = asyncio.create_task(self._keep_locked(job))
@@ -87,11 +105,12 @@ class Dispatcher:
             if row.status != job.status:  # cancelled meanwhile: what the step saw is void
                 row.due_at = time.time()
             else:
+                was_made_due = row.due_at != job.due_at  # paused, resumed, or something happened where it runs
                 await _write(session, row, change)
-                if row.is_paused != job.is_paused:  # paused or resumed meanwhile: look again, with that in mind
+                if was_made_due:  # meanwhile: look again, with that in mind
                     row.due_at = time.time()
             is_due = row.due_at is not None and row.due_at <= time.time()
-        if is_due or change.status is not None:  # a job that ended makes room for the next one
+        if is_due or change.status is not None or change.due_in is None:  # it makes room, or waits to be admitted
             self.wake()
 
 

@@ -10,6 +10,7 @@ from service.inference.routing import ServedModel
 from service.object_storage.base import ObjectStorage
 from service.settings import Settings
 from tuning.catalogue import Catalogue, CatalogueEntry, CatalogueError
+from tuning.resources import TrainingResources
 
 ADAPTERS_PREFIX = "adapters"
 
@@ -26,12 +27,26 @@ class Parts:
     warm: Callable[[ServedModel], Awaitable[None]] | None
     """Loads a tuned model where it is served; None: nothing is served here."""
 
+    def resources_of(self, job: JobRow) -> TrainingResources:
+        """What the job asked for, else what its base model gets; on one machine a trainer has what there is.
+
+        Raises CatalogueError.
+        """
+        if self.settings.executor == "local":
+            return TrainingResources()
+        return self.base_of(job).training.model_copy(update=job.resources or {})
+
     def base_of(self, job: JobRow) -> CatalogueEntry:
         """Raises CatalogueError."""
         entry = self.catalogue.get(job.base_model)
         if entry is None:
             raise CatalogueError(f"The base model {job.base_model} is no longer in this server's catalogue.")
         return entry
+
+
+def logs_prefix(job: JobRow) -> str:
+    """Where what the trainers of all attempts printed lies; without a trailing slash."""
+    return f"jobs/{job.id}/logs"
 
 
 def run_prefix(job: JobRow, attempt: int | None = None) -> str:

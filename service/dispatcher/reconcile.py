@@ -7,30 +7,31 @@ execution, the same result and writes the same names.
 
 import logging
 import time
-
-from sqlalchemy.ext.asyncio import AsyncSession
+from datetime import timedelta
 
 from service.database.tables import JobRow
-from service.dispatcher.change import Change
+from service.dispatcher.change import AT_ONCE, Change
 from service.dispatcher.ending import end_without_result, publish
-from service.dispatcher.job_spec import job_spec
-from service.dispatcher.parts import ADAPTERS_PREFIX, Parts, run_prefix
+from service.dispatcher.input_files import deleted_file
+from service.dispatcher.job_logs import store_logs
+from service.dispatcher.parts import Parts, run_prefix
 from service.dispatcher.progress import event_changes, read_events
+from service.dispatcher.starting import start
 from service.dispatcher.stopping import ask_to_stop, drop_all_states, drop_old_state
-from service.executors.base import ExecutionState
+from service.executors.base import Execution, ExecutionState
 from service.files.files import storage_key
-from service.files.repository import get_file
 from service.fine_tuning.hyperparameters import Hyperparameters, resolve
-from service.fine_tuning.repository import NewEvent, count_running, has_older_queued
+from service.fine_tuning.repository import NewEvent
 from service.fine_tuning.status import JobStatus
 from service.fine_tuning.validation import FileToCheck, ValidationFailed, validate_files
 from service.object_storage.base import ObjectNotFound
-from tuning.adapter_manifest import MANIFEST_NAME, AdapterManifest
 from tuning.catalogue import CatalogueError
-from tuning.contract import RESULT_NAME, SPEC_NAME, ErrorCode, JobError, JobResult
+from tuning.contract import RESULT_NAME, ErrorCode, JobError, JobResult
 from tuning.data.receipt import DataReceipt
 
 log = logging.getLogger(__name__)
+
+WAITING_POLL = timedelta(seconds=30)  # a place that can tells the dispatcher earlier
 
 
 async def take_step(job: JobRow, parts: Parts) -> Change:
@@ -44,13 +45,11 @@ async def _take_step(job: JobRow, parts: Parts) -> Change:
     match JobStatus(job.status):
         case JobStatus.VALIDATING_FILES:
             return await _validate(job, parts)
-        case JobStatus.QUEUED if job.execution is None and job.is_paused:
-            return Change(due_in=None)  # held until somebody resumes it
         case JobStatus.QUEUED if job.execution is None:
-            return await _admit(job, parts)
-        case JobStatus.QUEUED:
-            return await _start(job, parts)
-        case JobStatus.RUNNING:
+            return Change(due_in=None)  # `admission.py` says when it goes on
+        case JobStatus.QUEUED if job.launched_at is None:
+            return await start(job, parts)
+        case JobStatus.QUEUED | JobStatus.RUNNING:
             return await _follow(job, parts)
         case JobStatus.SUCCEEDED | JobStatus.FAILED | JobStatus.CANCELLED:
             return await _clean_up(job, parts)
@@ -61,7 +60,7 @@ async def _take_step(job: JobRow, parts: Parts) -> Change:
 
 async def _validate(job: JobRow, parts: Parts) -> Change:
     entry = parts.base_of(job)
-    if (deleted := await _deleted_file(job, parts)) is not None:
+    if (deleted := await deleted_file(job, parts)) is not None:
         return Change.failed(deleted)
     try:
         training, validation = await validate_files(
@@ -74,7 +73,7 @@ async def _validate(job: JobRow, parts: Parts) -> Change:
         )
     except ValidationFailed as failure:
         # The file may have been deleted while it was read: then that is the reason to tell.
-        return Change.failed(await _deleted_file(job, parts) or failure.error)
+        return Change.failed(await deleted_file(job, parts) or failure.error)
     resolved = resolve(Hyperparameters.model_validate(job.hyperparameters), entry, training.trained_rows)
     events = _receipt_events("Training", training)
     if validation is not None:
@@ -88,6 +87,7 @@ async def _validate(job: JobRow, parts: Parts) -> Change:
             "validation_receipt": validation.model_dump(mode="json") if validation else None,
         },
         events=events,
+        due_in=None,
     )
 
 
@@ -104,131 +104,86 @@ def _receipt_events(which: str, receipt: DataReceipt) -> list[NewEvent]:
     ]
 
 
-# --- queued -------------------------------------------------------------------------------------------------------
-
-
-async def _admit(job: JobRow, parts: Parts) -> Change:
-    """Names the next execution when there is room. Only then is it started: a crash between finds it by its name."""
-    async with parts.sessions() as session:
-        if not await _has_room(session, job, parts):
-            return Change(due_in=parts.settings.poll_interval)
-    attempt = job.attempt + 1
-    return Change(
-        columns={
-            "attempt": attempt,
-            "execution": f"{job.id}-{attempt}",
-            "next_event_part": 1,
-            "stopping_since": None,
-        },
-    )
-
-
-async def _has_room(session: AsyncSession, job: JobRow, parts: Parts) -> bool:
-    """First come, first served."""
-    if await count_running(session) >= parts.settings.max_running_jobs:
-        return False
-    return not await has_older_queued(session, job)
-
-
-async def _start(job: JobRow, parts: Parts) -> Change:
-    assert job.execution is not None
-    if (deleted := await _deleted_file(job, parts)) is not None:
-        return Change.failed(deleted)
-    try:
-        parent = await _parent(job, parts)
-    except (ObjectNotFound, ValueError) as error:
-        return Change.failed(_parent_unavailable(job, error))
-    spec = job_spec(job, parts, parent)
-    spec_key = f"{run_prefix(job)}/{SPEC_NAME}"
-    await parts.storage.put_bytes(spec_key, spec.model_dump_json(indent=1).encode())
-    await parts.executor.start(job.execution, parts.storage.uri(spec_key))
-    return Change(
-        status=JobStatus.RUNNING,
-        columns={"started_at": job.started_at or time.time()},
-        events=[NewEvent(key=f"started-{job.attempt}", message=_start_message(job))],
-        due_in=parts.settings.poll_interval,
-    )
-
-
-async def _parent(job: JobRow, parts: Parts) -> AdapterManifest | None:
-    """Of the adapter that training goes on from. Raises ObjectNotFound, and ValueError when it is damaged."""
-    sha256 = job.parent_adapter_sha256
-    if sha256 is None:
-        return None
-    content = await parts.storage.get_bytes(f"{ADAPTERS_PREFIX}/{sha256}/{MANIFEST_NAME}")
-    return AdapterManifest.from_json(content, sha256)
-
-
-def _parent_unavailable(job: JobRow, error: Exception) -> JobError:
-    message = (
-        f"The adapter of model {job.model} can no longer be read: {error}. Name a base model or another tuned one."
-    )
-    return JobError(code=ErrorCode.MODEL_UNAVAILABLE, message=message, param="model")
-
-
-def _start_message(job: JobRow) -> str:
-    return "Fine-tuning job started" if job.attempt == 1 else f"Fine-tuning job started again (attempt {job.attempt})"
-
-
-# --- running ------------------------------------------------------------------------------------------------------
+# --- queued and running -------------------------------------------------------------------------------------------
 
 
 async def _follow(job: JobRow, parts: Parts) -> Change:
+    """Of a job whose execution was started: what it told, what became of it, and what that means."""
     assert job.execution is not None
     execution = await parts.executor.observe(job.execution)  # first: what it wrote before it ended is then all there
-    parts_read, has_more = await read_events(parts.storage, f"{run_prefix(job)}/", job.next_event_part)
-    change = event_changes(job, parts_read)
-    change.columns["next_event_part"] = job.next_event_part + len(parts_read)
-    if has_more:
+    told = Change(events=_events_of(job, execution))
+    if job.status == JobStatus.QUEUED and execution.state in (ExecutionState.RUNNING, ExecutionState.EXITED):
+        return told.then(_begun(job))
+    change = told.then(await _new_events(job, parts))
+    if change.due_in == AT_ONCE:  # there is more to read
         return change
     try:
         content = await parts.storage.get_bytes(f"{run_prefix(job)}/{RESULT_NAME}")
     except ObjectNotFound:
-        newest_state = change.columns.get("resume_from")
-        await drop_old_state(job, newest_state, parts)
-        if execution.state is ExecutionState.RUNNING:
-            if job.is_paused:
-                return change.then(await ask_to_stop(job, parts))
-            change.due_in = parts.settings.poll_interval
-            return change
-        has_state = (newest_state or job.resume_from) is not None
-        return change.then(await end_without_result(job, execution, parts, has_state=has_state))
+        return await _go_on(job, execution, change, parts)
     result = JobResult.model_validate_json(content)
     if result.error is not None:
-        log.warning("job %s failed: %s\n%s", job.id, result.error.message, await parts.executor.log_tail(job.execution))
-        ended = Change.failed(result.error)
-    else:
-        ended = await publish(job, result, parts)
-    await parts.executor.stop(job.execution)  # it is about to exit by itself
-    return change.then(ended)
+        log.warning("job %s failed: %s", job.id, result.error.message)
+        return change.then(Change.failed(result.error))
+    return change.then(await publish(job, result, parts)).then(await _end_execution(job, parts))
+
+
+def _events_of(job: JobRow, execution: Execution) -> list[NewEvent]:
+    return [
+        NewEvent(key=f"place-{job.attempt}-{note.key}", level=note.level, message=note.message)
+        for note in execution.notes
+    ]
+
+
+def _begun(job: JobRow) -> Change:
+    again = "" if job.attempt == 1 else f" again (attempt {job.attempt})"
+    return Change(
+        status=JobStatus.RUNNING,
+        columns={"started_at": job.started_at or time.time()},
+        events=[NewEvent(key=f"started-{job.attempt}", message=f"Fine-tuning job started{again}")],
+    )
+
+
+async def _new_events(job: JobRow, parts: Parts) -> Change:
+    """Due at once when there are more of them."""
+    parts_read, has_more = await read_events(parts.storage, f"{run_prefix(job)}/", job.next_event_part)
+    change = event_changes(job, parts_read)
+    change.columns["next_event_part"] = job.next_event_part + len(parts_read)
+    change.due_in = AT_ONCE if has_more else parts.settings.poll_interval
+    return change
+
+
+async def _go_on(job: JobRow, execution: Execution, change: Change, parts: Parts) -> Change:
+    """There is no result, and all events are read."""
+    newest_state = change.columns.get("resume_from")
+    await drop_old_state(job, newest_state, parts)
+    if execution.error is not None:
+        log.warning("job %s, attempt %d: %s", job.id, job.attempt, execution.error.message)
+        return change.then(Change.failed(execution.error))
+    if execution.state in (ExecutionState.RUNNING, ExecutionState.PENDING):
+        if job.is_paused or job.stopping_since is not None:
+            return change.then(await ask_to_stop(job, parts))
+        if execution.state is ExecutionState.PENDING:
+            change.due_in = WAITING_POLL
+        return change
+    has_state = (newest_state or job.resume_from) is not None
+    change = change.then(await end_without_result(job, execution, parts, has_state=has_state))
+    return change.then(await _end_execution(job, parts))
+
+
+async def _end_execution(job: JobRow, parts: Parts) -> Change:
+    """Keeps what it printed, and takes it away."""
+    assert job.execution is not None
+    await store_logs(job, parts)
+    await parts.executor.stop(job.execution)
+    return Change(columns={"execution": None})
 
 
 # --- final states -------------------------------------------------------------------------------------------------
 
 
 async def _clean_up(job: JobRow, parts: Parts) -> Change:
-    if job.execution is not None:
-        await parts.executor.stop(job.execution)
+    change = Change() if job.execution is None else await _end_execution(job, parts)
     await drop_all_states(job, parts)
-    return Change(columns={"execution": None}, due_in=None)
-
-
-# --- shared -------------------------------------------------------------------------------------------------------
-
-
-async def _deleted_file(job: JobRow, parts: Parts) -> JobError | None:
-    async with parts.sessions() as session:
-        if await get_file(session, job.project_id, job.training_file) is None:
-            return JobError(
-                code=ErrorCode.DELETED_TRAINING_FILE,
-                message=f"Training file {job.training_file} was deleted before the job could read it. Upload it again.",
-                param="training_file",
-            )
-        if job.validation_file and await get_file(session, job.project_id, job.validation_file) is None:
-            return JobError(
-                code=ErrorCode.DELETED_VALIDATION_FILE,
-                message=f"Validation file {job.validation_file} was deleted before the job could read it. "
-                "Upload it again.",
-                param="validation_file",
-            )
-    return None
+    change.due_in = None
+    return change

@@ -3,11 +3,11 @@
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from service.executors.base import Execution, ExecutionState
+from service.executors.base import Execution, ExecutionLog, ExecutionState, Launch, OnChange
 from service.processes import DetachedProcess
 
 # The trainer gets what it needs to find Python, the GPU, base models, the object storage and W&B, and nothing else: no
@@ -19,23 +19,26 @@ _PASSED_ON = (
 _PASSED_ON_PREFIXES = ("AWS_", "HF_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "WANDB_")
 
 
+CONTAINER = "trainer"
+_READ_BYTES = 1 << 20
+
+
 class LocalProcessExecutor:
     def __init__(
         self,
         folder: Path,
         grace: timedelta,
-        s3_endpoint_url: str | None,
-        s3_region: str | None,
-        wandb_environment: Mapping[str, str],
+        environment: Mapping[str, str],
     ) -> None:
-        """`folder` gets one folder for each execution: its lock, pid, exit code and log."""
+        """`folder` gets one folder for each execution: its lock, pid, exit code and log. `environment`: what every
+        trainer gets besides what is passed on to it."""
         self._folder = folder
         self._grace = grace
-        self._environment = _trainer_environment(s3_endpoint_url, s3_region) | dict(wandb_environment)
+        self._environment = _passed_on() | dict(environment)
 
-    async def start(self, name: str, spec_uri: str) -> None:
-        arguments = [sys.executable, "-m", "trainer_image", spec_uri]
-        await asyncio.to_thread(self._process(name).start, arguments, self._environment)
+    async def start(self, launch: Launch) -> None:
+        arguments = [sys.executable, "-m", "trainer_image", launch.spec_uri]
+        await asyncio.to_thread(self._process(launch.name).start, arguments, self._environment)
 
     async def observe(self, name: str) -> Execution:
         process = self._process(name)
@@ -55,16 +58,28 @@ class LocalProcessExecutor:
     async def log_tail(self, name: str) -> str:
         return await asyncio.to_thread(self._process(name).log_tail)
 
+    async def logs(self, name: str) -> AsyncIterator[ExecutionLog]:
+        path = self._process(name).log_path
+        if path.exists():
+            yield ExecutionLog(CONTAINER, _read(path))
+
+    async def watch(self, on_change: OnChange) -> None:
+        await asyncio.Event().wait()  # a look at a process costs nothing
+
+    async def check(self) -> None:
+        pass
+
     def _process(self, name: str) -> DetachedProcess:
         return DetachedProcess(self._folder / name)
 
 
-def _trainer_environment(s3_endpoint_url: str | None, s3_region: str | None) -> dict[str, str]:
-    environment = {
+async def _read(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, _READ_BYTES):
+            yield chunk
+
+
+def _passed_on() -> dict[str, str]:
+    return {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     }
-    if s3_endpoint_url:
-        environment["AWS_ENDPOINT_URL_S3"] = s3_endpoint_url
-    if s3_region:
-        environment["AWS_DEFAULT_REGION"] = s3_region
-    return environment

@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -33,6 +34,7 @@ async def create_job(
             param="method.type",
             code="method_not_available",
         )
+    resources = _resources(asked, settings)
     if asked.integrations:
         refuse_without_wandb(settings)
     if asked.suffix is not None and not (asked.suffix.isprintable() and name_part(asked.suffix)):
@@ -61,6 +63,7 @@ async def create_job(
         method_type=asked.resolved_method,
         hyperparameters=asked.merged_hyperparameters.model_dump(),
         integrations=with_run_ids(asked.integrations or [], job_id),
+        resources=resources,
         result_files=[],
         due_at=time.time(),
     )
@@ -104,6 +107,19 @@ async def cancel_job(session: AsyncSession, project_id: str, job_id: str) -> Job
     repository.add_events(session, job_id, [NewEvent(key="cancelled", message="Fine-tuning job cancelled")])
     await record_event(session, project_id, "fine_tuning.job.cancelled", job_id)
     return row
+
+
+def _resources(asked: CreateJob, settings: Settings) -> dict[str, Any] | None:
+    """Only what was named. Raises InvalidRequest where there is nothing to choose."""
+    if asked.x_training is None or asked.x_training.resources is None:
+        return None
+    if settings.executor == "local":
+        raise InvalidRequest(
+            "This server trains on one machine, with what that has: resources can be chosen on a cluster only. Leave "
+            "'x_training.resources' out.",
+            param="x_training.resources",
+        )
+    return asked.x_training.resources.model_dump(exclude_unset=True) or None
 
 
 def name_part(suffix: str) -> str:

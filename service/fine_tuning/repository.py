@@ -1,15 +1,14 @@
 """All SQL of the fine-tuning resource."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.tables import CheckpointRow, EventRow, JobMetadataRow, JobRow
-from service.fine_tuning.status import JobStatus
 from service.ids import new_event_id
 from service.pagination import paginate
 
@@ -77,20 +76,9 @@ async def list_checkpoints(
     )
 
 
-async def count_running(session: AsyncSession) -> int:
-    """Jobs that have an execution, or are about to: cancelled ones count until their process is gone."""
-    running = select(func.count()).select_from(JobRow).where(JobRow.execution.is_not(None))
-    return await session.scalar(running) or 0
-
-
-async def has_older_queued(session: AsyncSession, job: JobRow) -> bool:
-    older = select(JobRow.seq).where(
-        JobRow.status == JobStatus.QUEUED,
-        JobRow.execution.is_(None),
-        JobRow.is_paused.is_(False),
-        JobRow.seq < job.seq,
-    )
-    return await session.scalar(older.limit(1)) is not None
+async def make_due(session: AsyncSession, executions: Collection[str]) -> None:
+    """A step that is under way finds that the time has changed, and the next one follows it at once."""
+    await session.execute(update(JobRow).where(JobRow.execution.in_(executions)).values(due_at=time.time()))
 
 
 async def replace_checkpoint(session: AsyncSession, checkpoint: CheckpointRow) -> None:

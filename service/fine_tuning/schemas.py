@@ -9,6 +9,7 @@ from service.fine_tuning.hyperparameters import Hyperparameters
 from service.fine_tuning.integrations import Integration, IntegrationBody
 from service.fine_tuning.status import JobStatus
 from service.unix_time import whole_seconds
+from tuning.resources import TrainingResources
 
 Metadata = dict[
     Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]
@@ -32,6 +33,18 @@ class Method(BaseModel):
     supervised: SupervisedMethod | None = None
     dpo: dict[str, Any] | None = None
     reinforcement: dict[str, Any] | None = None
+
+
+class TrainingExtension(BaseModel):
+    """What OpenAI's fields cannot say; with the SDK: `extra_body={"x_training": {…}}`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"resources": {"gpus": 2}}]})
+
+    resources: TrainingResources | None = Field(
+        None,
+        description="What each node of the training run gets on a cluster. What is not named comes from the base "
+        "model's entry in the catalogue.",
+    )
 
 
 class CreateJob(BaseModel):
@@ -63,6 +76,7 @@ class CreateJob(BaseModel):
     integrations: list[Integration] | None = Field(
         None, max_length=5, description="Runs in Weights & Biases that the metrics of every step are sent to."
     )
+    x_training: TrainingExtension | None = Field(None, description="An extension of this server.")
     training_type: str | None = Field(
         None, alias="trainingType", description="Azure's clients send it. It changes nothing."
     )
@@ -115,6 +129,7 @@ _JOB_EXAMPLE: dict[str, JsonValue] = {
     "metadata": None,
     "user_provided_suffix": "smart-home",
     "paused": False,
+    "x_training": None,
     "integrations": [
         {
             "type": "wandb",
@@ -160,6 +175,7 @@ class Job(BaseModel):
     metadata: dict[str, str] | None
     user_provided_suffix: str | None
     integrations: list[IntegrationBody]
+    x_training: TrainingExtension | None = Field(description="As asked for. An extension of this server.")
     usage_metrics: None = None
     shared_with_openai: Literal[False] = False
     eval_id: None = None
@@ -188,6 +204,7 @@ class Job(BaseModel):
             metadata=row.job_metadata,
             user_provided_suffix=row.suffix,
             integrations=[IntegrationBody.model_validate(each) for each in row.integrations],
+            x_training=TrainingExtension.model_validate({"resources": row.resources}) if row.resources else None,
         )
 
 

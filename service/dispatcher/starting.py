@@ -1,0 +1,56 @@
+"""Starts the execution that admission has named."""
+
+import time
+
+from service.database.tables import JobRow
+from service.dispatcher.change import Change
+from service.dispatcher.input_files import deleted_file
+from service.dispatcher.job_spec import job_spec
+from service.dispatcher.parts import ADAPTERS_PREFIX, Parts, run_prefix
+from service.executors.base import Launch
+from service.object_storage.base import ObjectNotFound
+from tuning.adapter_manifest import MANIFEST_NAME, AdapterManifest
+from tuning.contract import SPEC_NAME, ErrorCode, JobError
+
+
+async def start(job: JobRow, parts: Parts) -> Change:
+    """The job stays queued until its execution has a place to run. Raises CatalogueError."""
+    assert job.execution is not None
+    if (deleted := await deleted_file(job, parts)) is not None:
+        return Change.failed(deleted)
+    try:
+        parent = await _parent(job, parts)
+    except (ObjectNotFound, ValueError) as error:
+        return Change.failed(_parent_unavailable(job, error))
+    resources = parts.resources_of(job)
+    spec = job_spec(job, parts, parent, resources)
+    spec_key = f"{run_prefix(job)}/{SPEC_NAME}"
+    await parts.storage.put_bytes(spec_key, spec.model_dump_json(indent=1).encode())
+    await parts.executor.start(
+        Launch(
+            name=job.execution,
+            spec_uri=parts.storage.uri(spec_key),
+            job_id=job.id,
+            project_id=job.project_id,
+            base_model=job.base_model,
+            attempt=job.attempt,
+            resources=resources,
+        )
+    )
+    return Change(columns={"launched_at": time.time()})
+
+
+async def _parent(job: JobRow, parts: Parts) -> AdapterManifest | None:
+    """Of the adapter that training goes on from. Raises ObjectNotFound, and ValueError when it is damaged."""
+    sha256 = job.parent_adapter_sha256
+    if sha256 is None:
+        return None
+    content = await parts.storage.get_bytes(f"{ADAPTERS_PREFIX}/{sha256}/{MANIFEST_NAME}")
+    return AdapterManifest.from_json(content, sha256)
+
+
+def _parent_unavailable(job: JobRow, error: Exception) -> JobError:
+    message = (
+        f"The adapter of model {job.model} can no longer be read: {error}. Name a base model or another tuned one."
+    )
+    return JobError(code=ErrorCode.MODEL_UNAVAILABLE, message=message, param="model")
