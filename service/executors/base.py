@@ -94,6 +94,9 @@ class Executor(Protocol):
     async def check(self) -> None:
         """Raises ExecutorUnavailable when nothing could be started now."""
 
+    async def close(self) -> None:
+        """Lets go of connections; what runs goes on."""
+
 
 class ExecutorUnavailable(Exception):
     """The place does not answer, or refuses us; the message says what to do."""

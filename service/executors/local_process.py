@@ -69,6 +69,9 @@ class LocalProcessExecutor:
     async def check(self) -> None:
         pass
 
+    async def close(self) -> None:
+        pass
+
     def _process(self, name: str) -> DetachedProcess:
         return DetachedProcess(self._folder / name)
 
