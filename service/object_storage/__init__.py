@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 from urllib.parse import unquote, urlsplit
 
 from service.object_storage import filesystem
-from service.object_storage.base import InvalidKey, ObjectStorage, check_key
+from service.object_storage.base import InvalidKey, ObjectStorage, S3Access, check_key
 
 # s3.py is imported where it is used: boto3 costs 40 MB and half a second, which a service on a folder need not pay.
 
 
-def open_storage(uri: str, *, endpoint_url: str | None = None, region: str | None = None) -> ObjectStorage:
+def open_storage(uri: str, **access: Unpack[S3Access]) -> ObjectStorage:
     """Raises ValueError for an address it does not know, StorageError when the folder cannot be made."""
     location = _parse(uri)
     if isinstance(location, Path):
@@ -18,10 +19,10 @@ def open_storage(uri: str, *, endpoint_url: str | None = None, region: str | Non
     from service.object_storage import s3
 
     bucket, prefix = location
-    return s3.S3Storage(bucket, f"{prefix}/" if prefix else "", endpoint_url=endpoint_url, region=region)
+    return s3.S3Storage(bucket, f"{prefix}/" if prefix else "", access)
 
 
-def open_chunks(uri: str, *, endpoint_url: str | None = None, region: str | None = None) -> Iterator[bytes]:
+def open_chunks(uri: str, **access: Unpack[S3Access]) -> Iterator[bytes]:
     """One object, by the URI that its storage gave, read without an event loop: for worker processes.
 
     Raises ObjectNotFound here, not at the first chunk; StorageUnavailable also between chunks.
@@ -32,7 +33,7 @@ def open_chunks(uri: str, *, endpoint_url: str | None = None, region: str | None
     from service.object_storage import s3
 
     bucket, key = location
-    return s3.read_chunks(bucket, key, endpoint_url=endpoint_url, region=region)
+    return s3.read_chunks(bucket, key, access)
 
 
 def _parse(uri: str) -> Path | tuple[str, str]:

@@ -3,11 +3,22 @@
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypedDict
 
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
 _KEY = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
 _MAX_KEY_LENGTH = 900  # S3 takes 1024 bytes, and the storage's own prefix comes before ours
+
+
+AddressingStyle = Literal["auto", "path", "virtual"]
+
+
+class S3Access(TypedDict, total=False):
+    """How a bucket is reached; what is left out is boto3's to find. Credentials always are."""
+
+    endpoint_url: str | None
+    region: str | None
+    addressing_style: AddressingStyle | None
 
 
 class StorageError(Exception):
@@ -80,8 +91,8 @@ class ObjectStorage(Protocol):
         """The size in bytes; None when there is no such object."""
         ...
 
-    def list(self, prefix: str) -> AsyncIterator[str]:
-        """Keys in order."""
+    def list(self, prefix: str) -> AsyncIterator[StoredObject]:
+        """In the order of their keys."""
         ...
 
     async def delete(self, key: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -102,15 +103,21 @@ class FilesystemStorage:
         path = self._path(key)
         return await _in_thread(key, lambda: path.stat().st_size if path.is_file() else None)
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
+    async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
         folder = self._root / check_prefix(prefix)
 
-        def files() -> tuple[str, ...]:
-            paths = (path for path in folder.rglob("*") if path.is_file())
-            return tuple(sorted(path.relative_to(self._root).as_posix() for path in paths))
+        def files() -> list[StoredObject]:
+            found = []
+            for path in folder.rglob("*"):
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    status = path.stat()
+                    # No key begins with a dot: that is what a trainer has not finished writing.
+                    if stat.S_ISREG(status.st_mode) and not path.name.startswith("."):
+                        found.append(StoredObject(path.relative_to(self._root).as_posix(), status.st_size))
+            return sorted(found, key=lambda each: each.key)
 
-        for key in await _in_thread(prefix, files):
-            yield key
+        for each in await _in_thread(prefix, files):
+            yield each
 
     async def delete(self, key: str) -> None:
         path = self._path(key)

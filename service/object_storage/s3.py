@@ -4,31 +4,29 @@ A process that is killed in the middle of an upload leaves parts that nobody see
 removes them where the service knows the key; a lifecycle rule with `AbortIncompleteMultipartUpload` gets the others.
 """
 
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, closing, suppress
 from functools import partial
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from boto3.session import Session
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.response import StreamingBody
 
 from service.object_storage.base import (
     ObjectNotFound,
     PutResult,
+    S3Access,
     StorageError,
-    StorageFull,
     StorageUnavailable,
     StoredObject,
     check_key,
     check_prefix,
     check_range,
 )
-from service.object_storage.s3_upload import PART_BYTES, Upload
+from service.object_storage.s3_client import CONNECTIONS, BeyondEnd, new_client, translated
+from service.object_storage.s3_upload import PART_BYTES, Upload, md5_of, put_if_absent, put_whole
 from service.object_storage.streaming import Digests, Range, in_order, piece_ranges, pieces_of, run_to_end
 
 if TYPE_CHECKING:
@@ -40,21 +38,19 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 1024 * 1024
-_CONNECTIONS = 16
 _PIECES_AT_ONCE = 4  # of a concatenation: so many parts in memory
 _DELETE_BATCH = 1000  # the most that one DeleteObjects takes
 
-_MISSING_CODES = {"NoSuchKey", "404"}  # HEAD has no body, so its only code is the status
-_FULL_CODES = {"QuotaExceeded", "XMinioStorageFull"}
-
 
 class S3Storage:
-    def __init__(self, bucket: str, prefix: str, *, endpoint_url: str | None, region: str | None) -> None:
+    def __init__(self, bucket: str, prefix: str, access: S3Access) -> None:
         """`prefix` is empty or ends with a slash. Nothing is sent before the first call."""
         self._bucket = bucket
         self._prefix = prefix
-        self._client = _new_client(endpoint_url, region)
-        self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="s3")
+        self._client = new_client(access)
+        self._has_conditional_puts = False
+        """Known once the server has refused one."""
+        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="s3")
 
     async def put(self, key: str, chunks: AsyncIterator[bytes]) -> PutResult:
         async with self._upload(key) as upload:
@@ -67,16 +63,9 @@ class S3Storage:
     async def put_bytes(self, key: str, content: bytes, *, if_absent: bool = False) -> bool:
         target = self._object_key(key)
 
-        def write() -> None:
-            if if_absent:
-                self._client.put_object(Bucket=self._bucket, Key=target, Body=content, IfNoneMatch="*")
-            else:
-                self._client.put_object(Bucket=self._bucket, Key=target, Body=content)
-
-        try:
-            await self._in_thread(key, write)
-        except _ObjectExists:
-            return False
+        if if_absent:
+            return await self._in_thread(key, self._put_if_absent, target, content)
+        await self._in_thread(key, put_whole, self._client, self._bucket, target, content)
         return True
 
     async def concatenate(self, key: str, sources: Sequence[StoredObject], *, md5: str | None = None) -> PutResult:
@@ -105,11 +94,11 @@ class S3Storage:
             return
         last = "" if end is None else end - 1
         try:
-            body = await self._in_thread(key, _open, self._client, self._bucket, self._object_key(key), start, last)
-        except _BeyondEnd:
+            found = await self._in_thread(key, _open, self._client, self._bucket, self._object_key(key), start, last)
+        except BeyondEnd:
             return
-        with closing(body):
-            while piece := await self._in_thread(key, body.read, _READ_BYTES):
+        with closing(found):
+            while piece := await self._in_thread(key, found.read):
                 yield piece
 
     async def get_bytes(self, key: str) -> bytes:
@@ -123,12 +112,12 @@ class S3Storage:
             return None
         return found["ContentLength"]
 
-    async def list(self, prefix: str) -> AsyncIterator[str]:
+    async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
         folder = self._prefix + check_prefix(prefix)
         pages = iter(self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=folder))
         while page := await self._in_thread(prefix, next, pages, None):
             for found in page.get("Contents", ()):
-                yield found["Key"].removeprefix(self._prefix)
+                yield StoredObject(found["Key"].removeprefix(self._prefix), found["Size"])
 
     async def delete(self, key: str) -> None:
         target = self._object_key(key)
@@ -143,8 +132,8 @@ class S3Storage:
 
     async def delete_prefix(self, prefix: str) -> None:
         batch: list[str] = []
-        async for key in self.list(prefix):
-            batch.append(self._object_key(key))
+        async for found in self.list(prefix):
+            batch.append(self._object_key(found.key))
             if len(batch) == _DELETE_BATCH:
                 await self._in_thread(prefix, self._delete_batch, batch)
                 batch = []
@@ -175,13 +164,24 @@ class S3Storage:
     def _read(self, wanted: Range) -> bytes:
         uri = self.uri(wanted.key)
         content = b""
-        with suppress(_BeyondEnd), _translated(uri):
-            body = _open(self._client, self._bucket, self._object_key(wanted.key), wanted.start, wanted.end - 1)
-            with closing(body):
-                content = body.read()
+        with suppress(BeyondEnd), translated(uri):
+            key = self._object_key(wanted.key)
+            with closing(_open(self._client, self._bucket, key, wanted.start, wanted.end - 1)) as found:
+                content = b"".join(iter(found.read, b""))
         if len(content) != wanted.end - wanted.start:
             raise StorageUnavailable(f"{uri} is shorter than {wanted.end} bytes")
         return content
+
+    def _put_if_absent(self, target: str, content: bytes) -> bool:
+        is_written = put_if_absent(self._client, self._bucket, target, content)
+        # Some servers ignore the condition in silence. The first time, what was just written is put again.
+        if is_written and not self._has_conditional_puts and put_if_absent(self._client, self._bucket, target, content):
+            raise StorageUnavailable(
+                f"s3://{self._bucket}: this server ignores `If-None-Match: *`, so two writers may both believe that "
+                "they are the only one. It needs a newer version; `fettle storage check` tells whether one knows it"
+            )
+        self._has_conditional_puts = True
+        return is_written
 
     def _object_key(self, key: str) -> str:
         return self._prefix + check_key(key)
@@ -200,76 +200,50 @@ class S3Storage:
             raise StorageUnavailable(f"S3 did not delete {error.get('Key')}: {error.get('Message', error.get('Code'))}")
 
     async def _in_thread(self, what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with _translated(f"s3://{self._bucket}/{self._prefix}{what}"):
+        with translated(f"s3://{self._bucket}/{self._prefix}{what}"):
             return await run_to_end(self._threads, function, *args, **kwargs)
 
 
-def read_chunks(bucket: str, key: str, *, endpoint_url: str | None, region: str | None) -> Iterator[bytes]:
+def read_chunks(bucket: str, key: str, access: S3Access) -> Iterator[bytes]:
     uri = f"s3://{bucket}/{key}"
-    with _translated(uri):
-        body = _open(_new_client(endpoint_url, region), bucket, key)
-    return _chunks(body, uri)
+    with translated(uri):
+        found = _open(new_client(access), bucket, key)
+    return _chunks(found, uri)
 
 
-def _chunks(body: StreamingBody, uri: str) -> Iterator[bytes]:
-    with closing(body), _translated(uri):
-        while piece := body.read(_READ_BYTES):
+def _chunks(found: "_Reading", uri: str) -> Iterator[bytes]:
+    with closing(found), translated(uri):
+        while piece := found.read():
             yield piece
 
 
-def _new_client(endpoint_url: str | None, region: str | None) -> "S3Client":
-    """Servers other than Amazon's often know neither bucket host names nor the newer checksums."""
-    own_server = endpoint_url is not None
-    checksums: Literal["when_required", "when_supported"] = "when_required" if own_server else "when_supported"
-    config = Config(
-        connect_timeout=5,
-        read_timeout=60,
-        retries={"mode": "adaptive", "total_max_attempts": 5},
-        max_pool_connections=_CONNECTIONS,
-        s3={"addressing_style": "path" if own_server else "auto"},
-        request_checksum_calculation=checksums,
-        response_checksum_validation=checksums,
-    )
-    return Session().client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
-
-
-def _open(client: "S3Client", bucket: str, key: str, start: int = 0, last: int | str = "") -> StreamingBody:
+def _open(client: "S3Client", bucket: str, key: str, start: int = 0, last: int | str = "") -> "_Reading":
+    uri = f"s3://{bucket}/{key}"
     if start == 0 and last == "":  # an empty object has no satisfiable range, but it can be read
-        return client.get_object(Bucket=bucket, Key=key)["Body"]
-    return client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{last}")["Body"]
+        found = client.get_object(Bucket=bucket, Key=key)
+        return _Reading(found["Body"], uri, md5_of(found))
+    return _Reading(client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{last}")["Body"], uri, None)
 
 
-class _ObjectExists(StorageError):
-    pass
+class _Reading:
+    """An object, or a part of it, as it comes. One cut short is boto3's to find; a changed one is found where there is
+    something to compare with."""
 
+    def __init__(self, body: StreamingBody, uri: str, md5: str | None) -> None:
+        self._body = body
+        self._uri = uri
+        self._expected = md5
+        self._md5 = hashlib.md5(usedforsecurity=False)
 
-class _BeyondEnd(StorageError):
-    pass
+    def read(self) -> bytes:
+        """The next bytes; none at the end. Raises StorageUnavailable there when they were not those that are stored."""
+        piece: bytes = self._body.read(_READ_BYTES)
+        if self._expected is None:
+            return piece
+        self._md5.update(piece)
+        if not piece and self._md5.hexdigest() != self._expected:
+            raise StorageUnavailable(f"{self._uri} arrived with other content than is stored: its MD5 is another one")
+        return piece
 
-
-@contextmanager
-def _translated(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
-        raise _describe(error, uri) from error
-    except NoCredentialsError as error:
-        raise StorageUnavailable(
-            f"no credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the service a role"
-        ) from error
-    except BotoCoreError as error:
-        raise StorageUnavailable(f"{uri}: {error}") from error
-
-
-def _describe(error: ClientError, uri: str) -> StorageError:
-    code = error.response["Error"].get("Code", "")
-    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    if code in _MISSING_CODES:
-        return ObjectNotFound(f"there is no object {uri}")
-    if code in _FULL_CODES or status == HTTPStatus.INSUFFICIENT_STORAGE:
-        return StorageFull(f"storage is full: {uri} could not be written ({error})")
-    if status == HTTPStatus.PRECONDITION_FAILED:
-        return _ObjectExists(f"{uri} is there already")
-    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return _BeyondEnd(f"{uri} is shorter than the range asked for")
-    return StorageUnavailable(f"{uri}: {error}")
+    def close(self) -> None:
+        self._body.close()

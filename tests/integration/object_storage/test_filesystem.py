@@ -53,7 +53,7 @@ async def test_a_full_disk_is_reported_and_nothing_is_left_of_the_upload(
             with pytest.raises(StorageFull):
                 await stored.storage.put_bytes(key, bytes(5 * MIB))
 
-        assert [key async for key in stored.storage.list("files/")] == ["files/kept"]
+        assert [found.key async for found in stored.storage.list("files/")] == ["files/kept"]
         assert await stored.storage.get_bytes("files/kept") == b"kept"
         assert stored.unfinished() == 0
         await stored.storage.put("files/new", stream_of(bytes(MIB)))  # there is room again

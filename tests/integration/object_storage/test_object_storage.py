@@ -37,7 +37,7 @@ async def test_an_object_is_not_seen_before_it_is_whole(stored: StorageUnderTest
         for _ in range(3):
             yield bytes(6 * MIB)
             assert await stored.storage.head("files/one") is None
-            assert [key async for key in stored.storage.list("files/")] == []
+            assert [found.key async for found in stored.storage.list("files/")] == []
 
     await stored.storage.put("files/one", chunks())
     assert await stored.storage.head("files/one") == 18 * MIB
@@ -57,7 +57,7 @@ async def test_a_failed_put_leaves_what_was_there_and_nothing_else(stored: Stora
         with pytest.raises(ClientLeft):
             await stored.storage.put(key, chunks())
 
-    assert [key async for key in stored.storage.list("files/")] == ["files/kept"]
+    assert [found.key async for found in stored.storage.list("files/")] == ["files/kept"]
     assert await stored.storage.get_bytes("files/kept") == b"kept"
     assert stored.unfinished() == 0
 
@@ -186,7 +186,7 @@ async def test_discarded_is_deleted(stored: StorageUnderTest) -> None:
     await stored.storage.put_bytes("files/one-more", b"2")
     await stored.storage.discard("files/one")
     await stored.storage.discard("files/one")
-    assert [key async for key in stored.storage.list("files/")] == ["files/one-more"]
+    assert [found.key async for found in stored.storage.list("files/")] == ["files/one-more"]
 
 
 async def test_of_several_writers_if_absent_exactly_one_wins(stored: StorageUnderTest) -> None:
@@ -251,29 +251,29 @@ async def test_delete_removes_one_object(stored: StorageUnderTest) -> None:
     await stored.storage.put_bytes("files/two", b"2")
     await stored.storage.delete("files/one")
     await stored.storage.delete("files/one")
-    assert [key async for key in stored.storage.list("files/")] == ["files/two"]
+    assert [found.key async for found in stored.storage.list("files/")] == ["files/two"]
 
 
 async def test_a_prefix_is_a_folder_and_not_its_neighbour(stored: StorageUnderTest) -> None:
     keys = ["jobs/1/events/00000001.jsonl", "jobs/1/events/00000002.jsonl", "jobs/1/spec.json", "jobs/10/spec.json"]
     for key in reversed(keys):
         await stored.storage.put_bytes(key, key.encode())
-    assert [key async for key in stored.storage.list("jobs/")] == keys
-    assert [key async for key in stored.storage.list("jobs/1/")] == keys[:3]
-    assert [key async for key in stored.storage.list("jobs/2/")] == []
+    assert [found.key async for found in stored.storage.list("jobs/")] == keys
+    assert [found.key async for found in stored.storage.list("jobs/1/")] == keys[:3]
+    assert [found.key async for found in stored.storage.list("jobs/2/")] == []
 
     await stored.storage.delete_prefix("jobs/1/")
     await stored.storage.delete_prefix("jobs/1/")
-    assert [key async for key in stored.storage.list("jobs/")] == keys[3:]
+    assert [found.key async for found in stored.storage.list("jobs/")] == keys[3:]
 
 
 async def test_more_objects_than_one_answer_of_s3_holds(stored: StorageUnderTest) -> None:
     keys = [f"jobs/1/events/{number:08d}.jsonl" for number in range(1001)]
     for start in range(0, len(keys), 100):
         await asyncio.gather(*(stored.storage.put_bytes(key, b"{}") for key in keys[start : start + 100]))
-    assert [key async for key in stored.storage.list("jobs/1/")] == keys
+    assert [found.key async for found in stored.storage.list("jobs/1/")] == keys
     await stored.storage.delete_prefix("jobs/1/")
-    assert [key async for key in stored.storage.list("jobs/1/")] == []
+    assert [found.key async for found in stored.storage.list("jobs/1/")] == []
 
 
 HOSTILE_KEYS = [

@@ -13,7 +13,7 @@ async def test_uris_name_bucket_prefix_and_key(s3_bucket: S3Bucket) -> None:
     storage = open_storage(f"s3://{s3_bucket.name}", endpoint_url=s3_bucket.endpoint_url)
     assert storage.uri("files/one") == f"s3://{s3_bucket.name}/files/one"
     await storage.put("files/one", stream_of(b"1"))
-    assert [key async for key in storage.list("files/")] == ["files/one"]
+    assert [found.key async for found in storage.list("files/")] == ["files/one"]
 
 
 async def test_a_bucket_that_does_not_exist_is_named(s3_bucket: S3Bucket) -> None:
