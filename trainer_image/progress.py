@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_image.checkpoints import publish_adapter
+from trainer_image.distributed import Group
 from trainer_image.methods.supervised import SupervisedTrainer
 from trainer_image.reporting import EventReporter, MetricsCsv, MetricsPace
 from trainer_image.stopwatch import Stopwatch
@@ -32,7 +33,7 @@ row costs a third of a trained one, so that all of them stay within a few percen
 class StepProgress(TrainerCallback):
     """Owns SIGTERM from the start of the loop: the step at hand is finished, and the run too if that was the last.
 
-    Otherwise the Trainer saves its state and stops.
+    Otherwise the Trainer saves its state and stops. Of several trainers only the leader reports, publishes and saves.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class StepProgress(TrainerCallback):
         """Of the adapter that was published last; after the last step, the job's result."""
         self._spec = spec
         self._trainer = trainer
+        self._group: Group = trainer.group
         self._validation_rows = validation_rows
         self._validation_sample = _sample(validation_rows, spec.seed)
         self._validate_every = max(
@@ -74,8 +76,10 @@ class StepProgress(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started = time.monotonic()
         signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._group.check_weights(self.resumed_step, self._trainer.model.parameters())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._reporter.raise_if_taken_over()
         step = state.global_step
         is_epoch_end = step % self.steps_per_epoch == 0
         totals = self._trainer.step_totals
@@ -89,13 +93,16 @@ class StepProgress(TrainerCallback):
         self.csv.add(metrics)
         self._wandb_runs.log(metrics)
         self._last_metrics = metrics
-        must_stop = self._is_stopping and step < self.total_steps
-        if self._pace.is_due(metrics) or must_stop:
+        must_stop = self._group.must_stop(self._is_stopping) and step < self.total_steps
+        if is_epoch_end or must_stop:
+            self._group.check_weights(step, self._trainer.model.parameters())
+        if (self._pace.is_due(metrics) or must_stop) and self._group.is_leader:
             self._report(metrics)
-        if is_epoch_end:
+        if is_epoch_end and self._group.is_leader:
             self._publish(metrics)
         if must_stop:
-            control.should_save = control.should_training_stop = True
+            control.should_training_stop = True
+            control.should_save = self._group.is_leader
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The run was told to stop. The state goes up first: there may be little time."""
@@ -105,8 +112,8 @@ class StepProgress(TrainerCallback):
             folder = self._work_dir / f"checkpoint-{step}"  # where the Trainer has saved to
             self.csv.flush()
             shutil.copyfile(self.csv.path, folder / METRICS_CSV_NAME)
-            save_state(folder, self._spec, step)
-        self._reporter.report(StateSavedEvent(created_at=time.time(), step=step))
+            saved_in = save_state(folder, self._spec, step)
+        self._reporter.report(StateSavedEvent(created_at=time.time(), step=step, folder=saved_in))
         if step % self.steps_per_epoch != 0:  # the adapter of an epoch's end is there already
             self._publish(self._last_metrics)
 

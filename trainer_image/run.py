@@ -11,6 +11,8 @@ import transformers
 
 from trainer_image import artifacts
 from trainer_image.data import load_rows
+from trainer_image.distributed import ALONE, Group
+from trainer_image.earlier_starts import EarlierStarts
 from trainer_image.methods.supervised import build_trainer
 from trainer_image.model import load_model, load_renderer
 from trainer_image.progress import StepProgress
@@ -23,31 +25,36 @@ from tuning.contract import METRICS_CSV_NAME, ExitCode, JobResult, JobSpec, Mess
 log = logging.getLogger("trainer")
 
 
-def run(spec: JobSpec, reporter: EventReporter, work_dir: Path) -> JobResult:
-    """Raises TrainingFailed for what another attempt cannot mend, SystemExit(75) when SIGTERM stopped it midway."""
+def run(spec: JobSpec, reporter: EventReporter, work_dir: Path, group: Group = ALONE) -> JobResult:
+    """Raises TrainingFailed for what another attempt cannot mend, SystemExit(75) when SIGTERM stopped it midway, and
+    TakenOver when another start of this run goes on with it."""
     with WandbRuns(spec, reporter, work_dir / "wandb") as wandb_runs:
-        return _run(spec, reporter, wandb_runs, work_dir)
+        return _run(spec, reporter, wandb_runs, work_dir, group)
 
 
-def _run(spec: JobSpec, reporter: EventReporter, wandb_runs: WandbRuns, work_dir: Path) -> JobResult:
+def _run(spec: JobSpec, reporter: EventReporter, wandb_runs: WandbRuns, work_dir: Path, group: Group) -> JobResult:
     stopwatch = Stopwatch()
-    _set_up_libraries()
+    _set_up_libraries(group)
 
-    with stopwatch.stage("load"):
+    with stopwatch.stage("load"), group.loading(spec):
         tokenizer, renderer = load_renderer(spec)
         rows, receipt = load_rows(spec.training_data, renderer, work_dir / "training.arrow", "training_file")
         validation_rows = None
         if spec.validation_data is not None:
             path = work_dir / "validation.arrow"
             validation_rows, _ = load_rows(spec.validation_data, renderer, path, "validation_file")
-        state = _load_state(spec, reporter, work_dir)
         model = load_model(spec, work_dir)
-        trainer = build_trainer(spec, model, tokenizer, rows, work_dir)
+        trainer = build_trainer(spec, model, tokenizer, rows, work_dir, group)
+    with stopwatch.stage("load"):
+        earlier = reporter.begin()  # as late as this: an older pod may just be saving its state
+        state = _load_state(spec, earlier, reporter, work_dir, group)
         progress = StepProgress(spec, trainer, validation_rows, reporter, wandb_runs, stopwatch, work_dir, state)
         trainer.add_callback(progress)
 
     trainable, _ = model.get_nb_trainable_parameters()
     log.info("%d rows, %d steps, %d trainable parameters", len(rows), progress.total_steps, trainable)
+    if earlier.starts > 0 and progress.resumed_step < earlier.last_step:
+        _tell_repeated_steps(reporter, earlier, progress.resumed_step)
     reporter.report(
         StartedEvent(
             created_at=time.time(),
@@ -76,22 +83,45 @@ def _run(spec: JobSpec, reporter: EventReporter, wandb_runs: WandbRuns, work_dir
     )
 
 
-def _load_state(spec: JobSpec, reporter: EventReporter, work_dir: Path) -> TrainingState | None:
-    if spec.resume_from is None:
-        return None
-    try:
-        state = load_state(spec.resume_from, spec, work_dir / "state")
-    except StateUnusable as error:
-        message = f"The saved state cannot be used: {error}. Training starts from the first step."
-        log.warning("%s (%s)", message, spec.resume_from)
+def _load_state(
+    spec: JobSpec, earlier: EarlierStarts, reporter: EventReporter, work_dir: Path, group: Group
+) -> TrainingState | None:
+    """The newest that can be used: of an earlier start of this attempt, or else of an earlier attempt. The leader of
+    several trainers chooses it."""
+    if not group.is_leader:
+        uri = group.from_leader(None)
+        return None if uri is None else load_state(uri, spec, work_dir / "state")
+    problems = []
+    for uri in (earlier.state_uri, spec.resume_from):
+        if uri is None:
+            continue
+        try:
+            state = load_state(uri, spec, work_dir / "state")
+        except StateUnusable as error:
+            log.warning("the state %s cannot be used: %s", uri, error)
+            problems.append(str(error))
+            continue
+        log.info("going on after step %d", state.step)
+        break
+    else:
+        uri, state = None, None
+    group.from_leader(uri)
+    if problems:
+        where = "starts from the first step" if state is None else f"goes on from an older one, after step {state.step}"
+        message = f"The saved state cannot be used: {problems[0]}. Training {where}."
         reporter.report(MessageEvent(created_at=time.time(), level="warn", message=message))
-        return None
-    log.info("going on after step %d", state.step)
     return state
 
 
-def _set_up_libraries() -> None:
+def _tell_repeated_steps(reporter: EventReporter, earlier: EarlierStarts, resumed_step: int) -> None:
+    where = f"goes on after step {resumed_step}, the last one saved" if resumed_step else "starts from the first step"
+    message = f"Training was interrupted after step {earlier.last_step} before it could save its state. It {where}."
+    log.warning(message)
+    reporter.report(MessageEvent(created_at=time.time(), level="warn", message=message))
+
+
+def _set_up_libraries(group: Group) -> None:
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # torch counts the machine's cores; a container or a cpuset may own fewer.
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // group.processes_here))

@@ -14,6 +14,8 @@ import yaml
 from huggingface_hub import hf_hub_download
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from tuning.resources import TrainingResources
+
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
 """Without ':' and '/', so that it can stand in `ft:{base}:{org}:{suffix}:{id}` and in an object key."""
 
@@ -57,6 +59,9 @@ class CatalogueEntry(BaseModel):
     lora: LoraDefaults = LoraDefaults()
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 64
     """vLLM's `--max-lora-rank` for this base."""
+    training: TrainingResources = TrainingResources()
+    """What a job of this base gets when it asks for nothing else. Only a cluster heeds it: on one machine a trainer has
+    what there is."""
     created: int = 1735689600
     """Unix seconds, as `/v1/models` tells them."""
     owned_by: str = "fettle"

@@ -6,10 +6,14 @@ is read afterwards and nothing is lost. Keys under a run's prefix (`jobs/<job id
 
     spec.json                  written by the service before the start
     events/00000001.jsonl …    event parts without gaps; the reader asks for the next key, never for a listing
-    state/step-<n>/            everything to go on from after step n, saved when a run is stopped; manifest last
+    state/step-<n>-<start>/    everything to go on from after step n, saved when a run is stopped; manifest last
     wandb/<run>/               a run of Weights & Biases that was not uploaded there; `wandb sync` reads it
     step_metrics.csv           one row a step, written before the result
     result.json                written last: its presence means that everything else is whole
+
+An attempt may be started more than once, as Kubernetes does after an eviction: a later start goes on in the same run.
+The event parts decide who owns it. A part is never written over, so of two starts that live at once the one that finds
+its next number taken has lost, and writes nothing more. The result is an event too, before it is an object.
 
 Adapters lie outside the run, under `adapters/<sha256>/` (see `adapter_manifest.py`): immutable, named by content.
 """
@@ -41,8 +45,13 @@ def event_part_name(number: int) -> str:
     return f"events/{number:08d}.jsonl"
 
 
+def log_name(attempt: int, container: str) -> str:
+    """Of what one container (a local process: `trainer`) printed, under the spec's `logs_uri`."""
+    return f"{attempt:04d}-{container}.log"
+
+
 def state_name(step: int) -> str:
-    """The folder of a training state relative to the run's prefix."""
+    """How the folder of a training state begins, relative to the run's prefix; each start adds a name of its own."""
     return f"state/step-{step}"
 
 
@@ -68,6 +77,10 @@ class ErrorCode(StrEnum):
     """The trainer rendered other tokens than the service had checked."""
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    """Training took longer than this installation allows."""
+    CANNOT_BE_SCHEDULED = "cannot_be_scheduled"
+    """No node of the cluster can ever have what the job asks for."""
     DIVERGED = "training_diverged"
     """The loss became NaN or infinite."""
     ADAPTER_NOT_SERVABLE = "adapter_not_servable"
@@ -129,6 +142,14 @@ class SupervisedSpec(_Contract):
     packing: bool
 
 
+class ProcessesSpec(_Contract):
+    """How many trainers work on one run together, each with one GPU or on the CPU. The result does not depend on it,
+    but for the order in which floating-point numbers are added."""
+
+    nodes: int = 1
+    per_node: int = 1
+
+
 class WandbSpec(_Contract):
     """One run in Weights & Biases. Key, server and mode come from the environment (WANDB_*)."""
 
@@ -159,6 +180,9 @@ class JobSpec(_Contract):
     """Where adapters lie, each under its own hash; without a trailing slash."""
     resume_from: str | None
     """The URI of a state that an earlier attempt saved; None: from the first step."""
+    logs_uri: str
+    """Where the run keeps what it prints, under `log_name`; without a trailing slash."""
+    processes: ProcessesSpec
     wandb: tuple[WandbSpec, ...]
 
 
@@ -213,10 +237,12 @@ class CheckpointEvent(_Event):
 
 
 class StateSavedEvent(_Event):
-    """A state lies whole in storage: the next attempt goes on after this step."""
+    """A state lies whole in storage: the next start or attempt goes on after this step."""
 
     type: Literal["state_saved"] = "state_saved"
     step: int
+    folder: str | None = None
+    """Relative to the run's prefix. None: `state_name(step)`, as the trainers of release 0.1 call it."""
 
 
 class MessageEvent(_Event):
@@ -225,12 +251,6 @@ class MessageEvent(_Event):
     """What it is about, when one such message is enough for all attempts of the job."""
     level: Literal["info", "warn", "error"]
     message: str
-
-
-TrainingEvent = Annotated[
-    StartedEvent | MetricsEvent | CheckpointEvent | StateSavedEvent | MessageEvent,
-    Field(discriminator="type"),
-]
 
 
 # --- up: the result -----------------------------------------------------------------------------------------------
@@ -254,3 +274,16 @@ class JobResult(_Contract):
     steps: int | None = None
     seconds: dict[str, float] = {}
     """Seconds by stage: load, train, evaluate, save."""
+
+
+class FinishedEvent(_Event):
+    """The last of a run. Only the owner of the run can write it; `result.json`, a copy of its result, comes next."""
+
+    type: Literal["finished"] = "finished"
+    result: JobResult
+
+
+TrainingEvent = Annotated[
+    StartedEvent | MetricsEvent | CheckpointEvent | StateSavedEvent | MessageEvent | FinishedEvent,
+    Field(discriminator="type"),
+]

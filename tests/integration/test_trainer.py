@@ -17,7 +17,7 @@ from tests.fixtures.training_job import TrainingJob, write_job
 from tests.fixtures.training_run import start, train
 from trainer_image.__main__ import main
 from tuning.adapter_manifest import ADAPTER_FILES, AdapterManifest, describe_file
-from tuning.contract import METRICS_CSV_COLUMNS, ErrorCode, ExitCode, JobSpec
+from tuning.contract import METRICS_CSV_COLUMNS, ErrorCode, ExitCode, JobResult, JobSpec
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,16 @@ def test_result_counts_steps_tokens_and_seconds(finished: tuple[TrainingJob, str
 def test_events_tell_the_run_in_order_without_gaps(finished: tuple[TrainingJob, str]) -> None:
     job, _ = finished
     events = job.events()
-    assert [event["type"] for event in events if event["type"] != "metrics"] == ["started", "checkpoint", "checkpoint"]
+    assert [event["type"] for event in events if event["type"] != "metrics"] == [
+        *("started", "checkpoint", "checkpoint", "finished")
+    ]
     metrics = [event["metrics"] for event in events if event["type"] == "metrics"]
     assert [step["step"] for step in metrics] == list(range(1, 11))
     assert {"valid_loss", "valid_mean_token_accuracy"} <= metrics[0].keys()
     assert {"full_valid_loss", "full_valid_mean_token_accuracy"} <= metrics[4].keys() & metrics[9].keys()
-    assert events[-1]["adapter_sha256"] == job.result().adapter_sha256
-    assert events[-1]["metrics"] == metrics[-1]
+    assert events[-2]["adapter_sha256"] == job.result().adapter_sha256
+    assert events[-2]["metrics"] == metrics[-1]
+    assert JobResult.model_validate(events[-1]["result"]) == job.result()
 
 
 def test_csv_has_a_row_for_every_step(finished: tuple[TrainingJob, str]) -> None:
@@ -124,7 +127,7 @@ def test_sigterm_before_the_last_step_exits_75_without_a_result(tmp_path: Path, 
     assert job.result() is None
     assert job.events()[0]["type"] == "started"
     [state] = [event for event in job.events() if event["type"] == "state_saved"]
-    assert (job.folder / "out" / "state" / f"step-{state['step']}" / "manifest.json").exists()
+    assert (job.folder / "out" / state["folder"] / "manifest.json").exists()
     assert list((job.folder / "work").iterdir()) == []
 
 

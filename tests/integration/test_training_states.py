@@ -10,10 +10,10 @@ import torch
 
 from tests.fixtures.tiny_model import build_tiny_model
 from tests.fixtures.training_job import TrainingJob, events_in, write_job
-from tests.fixtures.training_run import next_attempt, run_here
+from tests.fixtures.training_run import folder_of, newest_state, next_attempt, run_here
 from trainer_image.training_state import STATE_FILES
 from tuning.adapter_manifest import ADAPTER_FILES, AdapterManifest, describe_file
-from tuning.contract import JobResult, JobSpec, state_name
+from tuning.contract import JobResult
 
 STEPS = 10
 """37 rows in batches of 8, twice: the first epoch ends with step 5. Dropout is on, and rows are packed."""
@@ -41,10 +41,6 @@ def job(tmp_path: Path, model: Path) -> TrainingJob:
     return write_job(tmp_path / "job", model, validation_rows=12)
 
 
-def folder_of(spec: JobSpec) -> Path:
-    return Path(spec.output_uri.removeprefix("file://"))
-
-
 def steps_told(events: list[dict[str, Any]]) -> list[int]:
     return [event["metrics"]["step"] for event in events if event["type"] == "metrics"]
 
@@ -57,7 +53,7 @@ def test_a_resumed_run_ends_with_the_same_adapter_and_metrics(
     for stop in stops:
         assert run_here(job, spec, stop_after=stop) is None
         told += steps_told(events_in(folder_of(spec)))
-        spec = next_attempt(spec, stop)
+        spec = next_attempt(spec)
     result = run_here(job, spec)
     assert result is not None
     told += steps_told(events_in(folder_of(spec)))
@@ -81,7 +77,7 @@ def test_a_stopped_run_leaves_an_adapter_of_its_last_step(job: TrainingJob) -> N
 
 def test_a_state_is_read_without_running_code(job: TrainingJob) -> None:
     run_here(job, stop_after=2)
-    folder = folder_of(job.spec) / state_name(2)
+    folder = newest_state(job.spec)
     assert {path.name for path in folder.iterdir()} == {*STATE_FILES, "manifest.json"}
     for name in ("optimizer.pt", "scheduler.pt"):
         torch.load(folder / name, weights_only=True)  # raises for a pickle that needs more than plain data
@@ -123,8 +119,8 @@ def test_a_damaged_state_is_left_alone_and_the_run_starts_over(
     job: TrainingJob, whole: tuple[TrainingJob, JobResult], damage: Any
 ) -> None:
     run_here(job, stop_after=2)
-    damage(folder_of(job.spec) / state_name(2))
-    spec = next_attempt(job.spec, 2)
+    damage(newest_state(job.spec))
+    spec = next_attempt(job.spec)
     result = run_here(job, spec)
     assert result is not None and result.adapter_sha256 == whole[1].adapter_sha256
     warning, started = [event for event in events_in(folder_of(spec)) if event["type"] in ("message", "started")]
@@ -147,7 +143,7 @@ def test_a_state_of_another_training_is_not_taken(
         other = TrainingJob(job.spec.model_copy(update=changes), tmp_path / "other")
     spec = other.spec.model_copy(
         update={
-            "resume_from": f"{job.spec.output_uri}/{state_name(2)}",
+            "resume_from": newest_state(job.spec).as_uri(),
             "output_uri": (tmp_path / "other-out").as_uri(),
         }
     )
@@ -160,12 +156,11 @@ def test_a_state_may_be_moved_with_its_storage(
     job: TrainingJob, whole: tuple[TrainingJob, JobResult], tmp_path: Path, model: Path
 ) -> None:
     run_here(job, stop_after=2)
-    spec = next_attempt(job.spec, 2)
+    spec = next_attempt(job.spec)
+    name = newest_state(job.spec).relative_to(folder_of(job.spec))
     shutil.move(folder_of(job.spec), tmp_path / "elsewhere")
     base = spec.base_model.model_copy(update={"source": str(shutil.copytree(model, tmp_path / "model"))})
-    spec = spec.model_copy(
-        update={"resume_from": (tmp_path / "elsewhere" / state_name(2)).as_uri(), "base_model": base}
-    )
+    spec = spec.model_copy(update={"resume_from": (tmp_path / "elsewhere" / name).as_uri(), "base_model": base})
     result = run_here(job, spec)
     assert result is not None and result.adapter_sha256 == whole[1].adapter_sha256
     assert not any(event["type"] == "message" for event in events_in(folder_of(spec)))

@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trainer_image.collation import IGNORED_LABEL, MicroBatch, StepCollator
+from trainer_image.distributed import ALONE, Group
 from trainer_image.errors import TrainingFailed
 from trainer_image.parent_adapter import WEIGHTS_NAME, load_adapter_weights
 from tuning.contract import ErrorCode, JobSpec
@@ -37,6 +38,10 @@ class TokenTotals:
         self.loss -= float(outputs.log_probs.detach().sum())
         self.correct += int(outputs.is_top1.sum())
 
+    def over(self, group: Group) -> "TokenTotals":
+        tokens, loss, correct = group.sum(self.tokens, self.loss, self.correct)
+        return TokenTotals(int(tokens), loss, int(correct))
+
     @property
     def mean_loss(self) -> float:
         return self.loss / max(1, self.tokens)
@@ -47,28 +52,35 @@ class TokenTotals:
 
 
 class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
-    """A dataloader batch is one optimizer step: the list of micro-batches that StepCollator made of its examples."""
+    """A dataloader batch is one optimizer step: the list of micro-batches that StepCollator made of its examples.
+
+    Of several trainers each has its own micro-batches of the same step, and adds its gradients to those of the others.
+    """
 
     # `training_step` divides by the whole step's tokens, so that transformers must not scale the loss again.
     loss_is_scaled_for_ga = True
 
     step_totals = TokenTotals()
     """Of the step that ran last."""
+    spec: JobSpec
+    group: Group
 
     def training_step(
         self, model: torch.nn.Module, inputs: list[MicroBatch], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
         self.step_totals = TokenTotals()
-        step_tokens = sum((batch["labels"] != IGNORED_LABEL).sum() for batch in inputs)
-        losses = [SFTTrainer.training_step(self, model, micro_batch, step_tokens) for micro_batch in inputs]
-        if not math.isfinite(self.step_totals.loss):
-            raise TrainingFailed(
-                ErrorCode.DIVERGED,
-                f"Training diverged: the loss of step {self.state.global_step + 1} is {self.step_totals.loss}. "
-                "Lower learning_rate_multiplier (a tenth is a good next try), or raise batch_size.",
-                "learning_rate_multiplier",
-            )
-        return torch.stack(losses).sum()
+        tokens = sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in inputs)
+        step_tokens = torch.tensor(self.group.sum(tokens)[0], dtype=torch.int64, device=self.args.device)
+        with (
+            self.group.together(self.spec),
+            self.group.own_randomness(self.args.seed, self.state.global_step),
+        ):
+            for micro_batch in inputs:
+                SFTTrainer.training_step(self, model, micro_batch, step_tokens)
+            self._raise_if_diverged()
+        self.step_totals = self.step_totals.over(self.group)
+        self.group.sum_gradients(model.parameters())
+        return torch.tensor(self.step_totals.mean_loss, device=self.args.device)
 
     def compute_loss(
         self,
@@ -86,13 +98,13 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
         """Without dropout and without gradients; the training goes on as if this had not been called."""
         totals = TokenTotals()
         self.model.eval()
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with self.group.together(self.spec), torch.no_grad(), self.compute_loss_context_manager():
             for start in range(0, len(rows), ROWS_PER_EVALUATION_BATCH):
                 examples = rows.select(range(start, min(start + ROWS_PER_EVALUATION_BATCH, len(rows))))
                 for micro_batch in self.data_collator(list(examples)):
                     totals.add(self._forward(self.model, self._prepare_inputs(micro_batch)))
         self.model.train()
-        return totals
+        return totals.over(self.group)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter alone: a state needs no tokenizer, and PEFT must not ask the hub about the vocabulary."""
@@ -104,13 +116,27 @@ class SupervisedTrainer(SFTTrainer):  # type: ignore[misc]
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         load_adapter_weights(self.model, Path(resume_from_checkpoint) / WEIGHTS_NAME)
 
+    def _raise_if_diverged(self) -> None:
+        if not math.isfinite(self.step_totals.loss):
+            raise TrainingFailed(
+                ErrorCode.DIVERGED,
+                f"Training diverged: the loss of step {self.state.global_step + 1} is {self.step_totals.loss}. "
+                "Lower learning_rate_multiplier (a tenth is a good next try), or raise batch_size.",
+                "learning_rate_multiplier",
+            )
+
     def _forward(self, model: torch.nn.Module, inputs: MicroBatch) -> FusedCausalLMOutput:
         # TRL's head scores tokens in tiles: the logits [tokens, vocabulary] never lie in memory whole on a GPU.
         return model(**inputs, use_cache=False, fused_lm_head=True)
 
 
 def build_trainer(
-    spec: JobSpec, model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, work_dir: Path
+    spec: JobSpec,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    work_dir: Path,
+    group: Group = ALONE,
 ) -> SupervisedTrainer:
     method = spec.method
     has_gpu = torch.cuda.is_available()
@@ -145,8 +171,14 @@ def build_trainer(
         model=model,
         args=config,
         train_dataset=rows,
-        data_collator=StepCollator(method.packing, TOKENS_PER_MICRO_BATCH["cuda" if has_gpu else "cpu"]),
+        data_collator=StepCollator(
+            method.packing,
+            TOKENS_PER_MICRO_BATCH["cuda" if has_gpu else "cpu"],
+            trainer=group.rank,
+            trainers=group.size,
+        ),
         processing_class=tokenizer,
     )
+    trainer.spec, trainer.group = spec, group
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -70,3 +70,11 @@ def test_without_packing_every_example_has_its_row_longest_first() -> None:
 def test_micro_batches_stay_within_their_tokens() -> None:
     for batch in StepCollator(packing=True, tokens_per_micro_batch=64)(examples()):
         assert batch["input_ids"].numel() <= 64
+
+
+@pytest.mark.parametrize("trainers", [1, 2, 4, 8])
+def test_several_trainers_share_a_step_without_loss_and_may_have_nothing(trainers: int) -> None:
+    parts = [StepCollator(True, 64, trainer=trainer, trainers=trainers)(examples()) for trainer in range(trainers)]
+    tokens = [sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in part) for part in parts]
+    assert sum(tokens) == sum(LENGTHS) - len(LENGTHS)
+    assert [trainer for trainer in range(trainers) if not parts[trainer]] == list(range(len(LENGTHS), trainers))
