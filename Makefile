@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test clients check bench-control-plane openapi lock clean fuzz
+.PHONY: help images image-service image-trainer image-serving install demo serve test clients check bench-control-plane openapi chart lock clean fuzz
 
 # `make install PYTHON=/path/to/python3.12` chooses the interpreter, LOCK=cpu|cuda|portable what is installed
 PYTHON =
@@ -41,6 +41,35 @@ bench-control-plane: install ## time the API on full databases; PostgreSQL where
 
 openapi: install ## write openapi/openapi.yaml from the app
 	@$(BIN)/fettle openapi > openapi/openapi.yaml.new && mv openapi/openapi.yaml.new openapi/openapi.yaml
+
+chart: install ## write the chart's values.schema.json and VALUES.md from values.yaml and our own models
+	@$(BIN)/python -m helm.generate_schema
+
+# docs/images.md: ENGINE=docker|podman|buildah, REGISTRY=, TORCH=cuda|cpu, BASE_IMAGE=, SERVING_BASE_IMAGE=, BUILD_OPTIONS=
+ENGINE = docker
+REGISTRY = localhost/fettle
+TORCH = cuda
+BASE_IMAGE =
+SERVING_BASE_IMAGE = $(if $(filter cpu,$(TORCH)),$(REGISTRY)/vllm-cpu:$(VERSION))
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+BUILD = $(ENGINE) build $(BUILD_OPTIONS) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
+ON = $(if $(1),--build-arg BASE_IMAGE=$(1))
+
+images: image-service image-trainer image-serving ## build the container images: TORCH=cuda|cpu REGISTRY= ENGINE= BASE_IMAGE=
+
+image-service:
+	$(BUILD) $(call ON,$(BASE_IMAGE)) --tag $(REGISTRY)/service:$(VERSION) --file Dockerfile .
+
+image-trainer:
+	$(BUILD) $(call ON,$(BASE_IMAGE)) --build-arg TORCH=$(TORCH) \
+		--tag $(REGISTRY)/trainer:$(VERSION) --file trainer_image/Dockerfile .
+
+image-serving:
+ifeq ($(TORCH),cpu)
+	$(BUILD) $(call ON,$(BASE_IMAGE)) --tag $(REGISTRY)/vllm-cpu:$(VERSION) --file serving_image/cpu.Dockerfile .
+endif
+	$(BUILD) $(call ON,$(SERVING_BASE_IMAGE)) --tag $(REGISTRY)/serving:$(VERSION) --file serving_image/Dockerfile .
 
 lock: install ## make the locks under requirements/ again; LOCK_OPTIONS=--upgrade for new versions
 	@requirements/lock.sh $(LOCK_OPTIONS)

@@ -1,6 +1,6 @@
 """What endpoints are given: a session that commits before the answer goes out, and the parts that `app.py` wired."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
@@ -11,6 +11,7 @@ from service.batches.loop import BatchRunner
 from service.database.engine import Sessions
 from service.dispatcher.loop import Dispatcher
 from service.idempotency import Idempotency
+from service.inference.engines import Engines
 from service.object_storage.base import ObjectStorage
 from service.settings import Settings
 from service.webhooks.sending import Sender
@@ -18,13 +19,17 @@ from tuning.catalogue import Catalogue
 
 
 class Wake:
-    """Tells a background loop of this process that there is work, once the row that says so is committed."""
+    """Tells a background loop of this process that there is work, once the row that says so is committed.
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+    Where the loop runs in another process nobody is told: it finds the row at its next look.
+    """
+
+    def __init__(self, loop: Dispatcher | BatchRunner | None) -> None:
+        self._loop = loop
 
     def after_commit(self, session: AsyncSession) -> None:
-        event.listen(session.sync_session, "after_commit", lambda _: self._wake(), once=True)
+        if (loop := self._loop) is not None:
+            event.listen(session.sync_session, "after_commit", lambda _: loop.wake(), once=True)
 
 
 async def open_session(request: Request) -> AsyncIterator[AsyncSession]:
@@ -55,12 +60,16 @@ def _storage(request: Request) -> ObjectStorage:
     return cast(ObjectStorage, request.app.state.storage)
 
 
+def _engines(request: Request) -> Engines | None:
+    return cast(Engines | None, request.app.state.vllm)
+
+
 def _wake(request: Request) -> Wake:
-    return Wake(cast(Dispatcher, request.app.state.dispatcher).wake)
+    return Wake(cast(Dispatcher | None, request.app.state.dispatcher))
 
 
 def _wake_batches(request: Request) -> Wake:
-    return Wake(cast(BatchRunner, request.app.state.batches).wake)
+    return Wake(cast(BatchRunner | None, request.app.state.batches))
 
 
 def _webhook_sender(request: Request) -> Sender:
@@ -76,6 +85,8 @@ NewSessions = Annotated[Sessions, Depends(_sessions)]
 ConfiguredSettings = Annotated[Settings, Depends(_settings)]
 LoadedCatalogue = Annotated[Catalogue, Depends(_catalogue)]
 Storage = Annotated[ObjectStorage, Depends(_storage)]
+ServingEngines = Annotated[Engines | None, Depends(_engines)]
+"""None: nothing is served here."""
 Waker = Annotated[Wake, Depends(_wake)]
 BatchWaker = Annotated[Wake, Depends(_wake_batches)]
 WebhookSender = Annotated[Sender, Depends(_webhook_sender)]

@@ -151,18 +151,23 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _render_to_nobody)
 
 
+def _answer(request: Request, error: ApiError) -> JSONResponse:
+    request.state.error_code = error.code or error.type  # for the metrics and the log
+    return render(error)
+
+
 def render(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body, status_code=error.status, headers=dict(error.headers))
 
 
 async def _render_api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return render(error)
+    return _answer(request, error)
 
 
 async def _render_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return render(describe_validation_errors(error.errors(), error.body))
+    return _answer(request, describe_validation_errors(error.errors(), error.body))
 
 
 def describe_validation_errors(errors: Sequence[Any], body: object) -> InvalidRequest:
@@ -232,12 +237,13 @@ async def _render_http_exception(request: Request, error: Exception) -> JSONResp
     assert isinstance(error, HTTPException)
     where = f"{request.method} {_shortened_path(request)}"
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return render(NotFound(f"Invalid URL ({where})"))
+        return _answer(request, NotFound(f"Invalid URL ({where})"))
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        rendered = render(MethodNotAllowed(f"Not allowed to {request.method} on {_shortened_path(request)}"))
+        message = f"Not allowed to {request.method} on {_shortened_path(request)}"
+        rendered = _answer(request, MethodNotAllowed(message))
         rendered.headers["allow"] = ", ".join(sorted(_methods_at(request)))
         return rendered
-    return render(InvalidRequest(f"{where}: {error.detail}"))
+    return _answer(request, InvalidRequest(f"{where}: {error.detail}"))
 
 
 def _shortened_path(request: Request) -> str:
@@ -254,23 +260,20 @@ def _methods_at(request: Request) -> set[str]:
 
 async def _render_storage_full(request: Request, error: Exception) -> JSONResponse:
     log.error("storage is full: %s", error)
-    return render(
-        InsufficientStorage(
-            "The server's storage is full; nothing was kept of this request. Free some space, then retry."
-        )
-    )
+    message = "The server's storage is full; nothing was kept of this request. Free some space, then retry."
+    return _answer(request, InsufficientStorage(message))
 
 
 async def _render_storage_unavailable(request: Request, error: Exception) -> JSONResponse:
     log.error("storage does not answer: %s", error)
     message = "The server's object storage does not answer at the moment; nothing was kept of this request."
-    return render(Unavailable(message, retry_after_seconds=5, code="storage_unavailable"))
+    return _answer(request, Unavailable(message, retry_after_seconds=5, code="storage_unavailable"))
 
 
 async def _render_database_unavailable(request: Request, error: Exception) -> JSONResponse:
     log.error("the database does not answer: %s", getattr(error, "orig", error))
     message = "The server's database does not answer at the moment; nothing was kept of this request."
-    return render(Unavailable(message, retry_after_seconds=5, code="database_unavailable"))
+    return _answer(request, Unavailable(message, retry_after_seconds=5, code="database_unavailable"))
 
 
 async def _render_to_nobody(request: Request, error: Exception) -> Response:

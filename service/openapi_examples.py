@@ -9,6 +9,7 @@ PATH_PARAMETERS = {
     "file_id": ("The file's id.", "file-3bs0p4nJaVgKqpwiteP20A"),
     "upload_id": ("The upload's id.", "upload_0d5f1c6a5c2b4f3a8e7d9b1a2c3d4e5f"),
     "fine_tuning_job_id": ("The job's id.", "ftjob-aQ3kV9mT2pLxW7cYzX81QlWe"),
+    "log_name": ("The log's name, as the list tells it.", "0001-trainer.log"),
     "fine_tuned_model_checkpoint": (
         "The name of a tuned model or of a checkpoint.",
         "ft:fettle-tiny:fettle:smart-home:zX81QlWe",

@@ -25,7 +25,9 @@ class Polling:
 
     async def run(self) -> None:
         """Until cancelled, also in the middle of a step: a step must be safe to repeat."""
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        while not task.cancelling():  # some library under the step may have kept the cancellation to itself
             self._wake.clear()
             try:
                 await self._step()

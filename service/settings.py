@@ -7,9 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.object_storage.base import AddressingStyle, S3Access
+from service.server_urls import fault_of_server_url
 from tuning.catalogue import DEFAULT_CATALOGUE
 
 MEGABYTE = 1_000_000
@@ -46,6 +48,14 @@ class Settings(BaseSettings):
     # where it listens, and who may call
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    role: Literal["all", "api", "dispatcher"] = "all"
+    """What this process does. `all`: everything, on one machine. On a cluster `api` answers requests and `dispatcher`
+    works on jobs, batches, webhooks and what is to be deleted; both may have several replicas."""
+    ops_port: int | None = Field(None, ge=0, le=65535)
+    """A port of its own for `/livez`, `/readyz` and `/metrics`, on every address; default: only `/livez` and `/readyz`,
+    beside the API. Needed by the role `dispatcher`, which has no other."""
+    stop_grace: Duration = Field(timedelta(seconds=10), ge=timedelta(0))
+    """How long open requests may go on after SIGTERM. Whoever stops the process must wait some seconds longer."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Comma-separated: the operators' keys, which open everything. Without them only a loopback host may be served, and
     everybody on this machine is an operator until the first key is made through the admin API."""
@@ -56,17 +66,33 @@ class Settings(BaseSettings):
     data_dir: Path = Path("fettle-data")
     database_url: str | None = None
     """SQLAlchemy's; default: SQLite in the data folder."""
+    database_pool_size: int = Field(15, ge=2)
+    """Connections of this process. All replicas together must stay under PostgreSQL's `max_connections`."""
+    migrations: Literal["at_start", "checked"] = "at_start"
+    """`checked`: the schema is brought up to date elsewhere, by `fettle migrate`; a start waits until it is."""
     storage_uri: str | None = None
     """`file:///folder` or `s3://bucket/prefix`; default: a folder in the data folder."""
     s3_endpoint_url: str | None = None
     s3_region: str | None = None
+    s3_addressing_style: AddressingStyle | None = None
+    """Where the bucket's name stands in an address; default: `path` with an endpoint of one's own, else `auto`."""
     models_file: Path = DEFAULT_CATALOGUE
 
     # limits
     max_file_bytes: int = Field(512 * MEGABYTE, gt=0)
 
+    # logs and traces
+    log_format: Literal["text", "json"] = "text"
+    otlp_endpoint: str | None = Field(None, pattern=r"^https?://")
+    """An OpenTelemetry collector (OTLP over HTTP), such as `http://collector:4318`; without it nothing is traced."""
+
     # jobs
-    max_running_jobs: int = Field(1, ge=1)
+    executor: Literal["local", "kubernetes"] = "local"
+    """Where trainers run: as processes of this machine, or as Kubernetes Jobs."""
+    kubernetes_file: Path | None = None
+    """YAML for `executor=kubernetes`: what training pods are made of. `service/executors/kubernetes_settings.py`."""
+    max_running_jobs: int = Field(1, ge=0)
+    """0 starts none and lets the running ones go on: for maintenance."""
     max_attempts: int = Field(3, ge=1)
     """A trainer that crashes is started again until it has crashed this often."""
     cancel_grace: Duration = timedelta(seconds=10)
@@ -107,7 +133,13 @@ class Settings(BaseSettings):
     """For one run of a python grader."""
 
     # serving
-    serving: Literal["vllm", "off"] = "vllm"
+    serving: Literal["vllm", "remote", "off"] = "vllm"
+    """`vllm`: processes of this machine, started on demand. `remote`: somebody else starts them, see `vllm_urls`."""
+    vllm_urls: dict[str, str] = {}
+    """For `serving=remote`, as JSON: the address of each base model's vLLM, by the model's name in the catalogue. Each
+    runs our serving image. A model without an address is tuned and not served."""
+    vllm_api_key: SecretStr | None = None
+    """For `serving=remote`: the key that these vLLMs want."""
     serving_wait: Duration = timedelta(seconds=120)
     """How long a request waits for vLLM to start before it is answered with 503."""
     vllm_kv_cache_gib: int = Field(1, ge=1)
@@ -121,6 +153,48 @@ class Settings(BaseSettings):
         if isinstance(keys, str):
             values["api_keys"] = tuple(key.strip() for key in keys.split(",") if key.strip())
         return values
+
+    @model_validator(mode="after")
+    def _check_executor(self) -> Self:
+        if self.executor == "kubernetes":
+            if self.kubernetes_file is None:
+                raise ValueError("executor=kubernetes needs kubernetes_file, which says what training pods are made of")
+            if self.storage_uri is None:
+                raise ValueError("executor=kubernetes needs storage_uri, such as s3://bucket/prefix, for pods to reach")
+        elif self.kubernetes_file is not None:
+            raise ValueError("kubernetes_file has no use with executor=local; set executor=kubernetes or leave it out")
+        return self
+
+    @field_validator("s3_endpoint_url")
+    @classmethod
+    def _check_s3_endpoint_url(cls, url: str | None) -> str | None:
+        if url is not None and (fault := fault_of_server_url(url)) is not None:
+            raise ValueError(f"it {fault}; one looks like https://minio.example.org:9000")
+        return url
+
+    @field_validator("vllm_urls")
+    @classmethod
+    def _check_vllm_urls(cls, urls: dict[str, str]) -> dict[str, str]:
+        for name, url in urls.items():
+            if (fault := fault_of_server_url(url)) is not None:
+                raise ValueError(f"the address of {name!r} {fault}; one looks like http://vllm-{name}:8000")
+        return urls
+
+    @model_validator(mode="after")
+    def _check_serving(self) -> Self:
+        if self.serving == "remote":
+            if not self.vllm_urls:
+                raise ValueError("serving=remote needs vllm_urls, a JSON object of model names and addresses")
+            if self.vllm_api_key is None or not self.vllm_api_key.get_secret_value():
+                raise ValueError("serving=remote needs vllm_api_key, the key that the vLLMs were started with")
+            unused = {"vllm_kv_cache_gib", "gpu_memory_utilization"} & self.model_fields_set
+            remedy = "give it to those who start the vLLMs"
+        else:
+            unused = {"vllm_urls", "vllm_api_key"} & self.model_fields_set
+            remedy = "set serving=remote or leave it out"
+        if unused:
+            raise ValueError(f"{sorted(unused)[0]} has no use with serving={self.serving}; {remedy}")
+        return self
 
     @model_validator(mode="after")
     def _absolute_data_dir(self) -> Self:
@@ -148,6 +222,24 @@ class Settings(BaseSettings):
         return self.wandb_mode == "offline" or (self.wandb_mode == "online" and self.wandb_api_key is not None)
 
     @property
+    def s3_access(self) -> S3Access:
+        return {
+            "endpoint_url": self.s3_endpoint_url,
+            "region": self.s3_region,
+            "addressing_style": self.s3_addressing_style,
+        }
+
+    @property
+    def s3_environment(self) -> dict[str, str]:
+        """Of trainers and engines: where the object storage is. Credentials come another way."""
+        values = {
+            "AWS_ENDPOINT_URL_S3": self.s3_endpoint_url,
+            "AWS_DEFAULT_REGION": self.s3_region,
+            "FETTLE_S3_ADDRESSING_STYLE": self.s3_addressing_style,
+        }
+        return {name: value for name, value in values.items() if value}
+
+    @property
     def wandb_environment(self) -> dict[str, str]:
         """Of a trainer."""
         key = self.wandb_api_key.get_secret_value() if self.wandb_api_key else None
@@ -156,12 +248,35 @@ class Settings(BaseSettings):
 
     def refusal_to_serve(self) -> str | None:
         """Why these settings must not be served, or None."""
-        if self.api_keys or is_loopback(self.host):
+        if self.role != "all" and (refusal := self._refusal_of_role()) is not None:
+            return refusal
+        if self.role == "dispatcher" or self.api_keys or is_loopback(self.host):
             return None
         return (
             f"Refusing to serve on {self.host} without API keys: anyone who reaches this port could read the data and "
             "start training. Set FETTLE_API_KEYS=key1,key2 or serve on 127.0.0.1."
         )
+
+    def _refusal_of_role(self) -> str | None:
+        """API and dispatcher are processes of their own, which share the database and the storage."""
+        if self.role == "dispatcher" and self.ops_port is None:
+            return "FETTLE_ROLE=dispatcher answers /livez, /readyz and /metrics alone. Set FETTLE_OPS_PORT, as to 9090."
+        if self.resolved_database_url.startswith("sqlite"):
+            return (
+                f"FETTLE_ROLE={self.role} shares its database with other processes, which SQLite is not made for. "
+                "Set FETTLE_DATABASE_URL=postgresql+psycopg://user:password@host/database."
+            )
+        if self.storage_uri is None:
+            return (
+                f"FETTLE_ROLE={self.role} shares its storage with other processes. Set FETTLE_STORAGE_URI=s3://bucket/"
+                "prefix, or file:///folder on a volume that all of them have."
+            )
+        if self.serving == "vllm":
+            return (
+                f"FETTLE_ROLE={self.role} starts no vLLM: with FETTLE_SERVING=vllm each process would start its own. "
+                "Set FETTLE_SERVING=remote and FETTLE_VLLM_URLS, or FETTLE_SERVING=off."
+            )
+        return None
 
 
 def unknown_variables() -> list[str]:

@@ -27,7 +27,7 @@ async def create_batch(session: AsyncSession, settings: Settings, project_id: st
             "FETTLE_SERVING=off.",
             code="serving_unavailable",
         )
-    if not has_vllm():
+    if settings.serving == "vllm" and not has_vllm():
         raise InvalidRequest(
             "This server has no vLLM, so it cannot answer a batch: models are tuned but not served.",
             code="serving_unavailable",

@@ -83,7 +83,8 @@ class BatchRunner:
 
     async def _step(self, batch: BatchRow, stop: asyncio.Event) -> None:
         try:
-            change = await take_step(batch, self._parts, stop)
+            with self._parts.telemetry.step("batch", batch.id, batch.status):
+                change = await take_step(batch, self._parts, stop)
         except Exception:  # a bug or a part that is away: told in the log, tried again, other batches go on
             log.exception("the step of %s (%s) failed", batch.id, batch.status)
             change = BatchChange(due_in=RETRY_AFTER_ERROR)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from service.database.engine import Sessions
 from service.database.tables import BatchRow
+from service.inference.engines import Engines
 from service.inference.routing import FindServedModel
-from service.inference.vllm_server import VllmServers
 from service.object_storage.base import ObjectStorage
+from service.operations.telemetry import Telemetry
 from service.settings import Settings
 
 
@@ -18,9 +19,10 @@ class BatchParts:
     settings: Settings
     sessions: Sessions
     storage: ObjectStorage
-    servers: VllmServers | None
+    servers: Engines | None
     """None: nothing is served here, and only what needs no answer is done."""
     find_model: FindServedModel
+    telemetry: Telemetry
     room: asyncio.Semaphore
     """As many requests as all batches of this service may have under way."""
 

@@ -21,6 +21,7 @@ from service.batches.validation import validate_input
 from service.database.tables import BatchRow, FileRow
 from service.files.files import storage_key
 from service.files.repository import get_file
+from service.inference.engines import not_served
 from service.object_storage.base import ObjectNotFound
 
 log = logging.getLogger(__name__)
@@ -86,8 +87,12 @@ async def _copy_input(batch: BatchRow, parts: BatchParts) -> bool:
 
 async def _check_model(batch: BatchRow, parts: BatchParts, report: InputReport) -> list[InputError]:
     assert report.model is not None
-    if await parts.find_model(batch.project_id, report.model) is not None:
-        return []
+    model = await parts.find_model(batch.project_id, report.model)
+    if model is not None:
+        if parts.servers is None or parts.servers.serves(model.base):
+            return []
+        message = not_served(model.base, report.model).message
+        return [InputError("model_not_served", message, "body.model", report.model_line)]
     message = f"The provided model '{report.model[:100]}' is not supported by the Batch API, or does not exist."
     return [InputError("model_not_found", message, "body.model", report.model_line)]
 

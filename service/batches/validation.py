@@ -7,11 +7,6 @@ from service.worker_process import ask_worker
 
 async def validate_input(uri: str, endpoint: str, settings: Settings) -> InputReport:
     """Raises WorkerDied: a repeated step starts another one."""
-    question = {
-        "uri": uri,
-        "endpoint": endpoint,
-        "s3_endpoint_url": settings.s3_endpoint_url,
-        "s3_region": settings.s3_region,
-    }
+    question = {"uri": uri, "endpoint": endpoint, "s3": settings.s3_access}
     answer = await ask_worker("service.batches.validation_worker", question)
     return InputReport(**(answer | {"errors": [InputError(**error) for error in answer["errors"]]}))

@@ -10,7 +10,7 @@ from service.object_storage import open_chunks
 
 def main() -> None:
     question = json.load(sys.stdin)
-    chunks = open_chunks(question["uri"], endpoint_url=question["s3_endpoint_url"], region=question["s3_region"])
+    chunks = open_chunks(question["uri"], **question["s3"])
     json.dump(asdict(check_input(chunks, question["endpoint"])), sys.stdout)
 
 

@@ -102,6 +102,31 @@ def list_events(
     )
 
 
+@app.command("logs")
+def print_logs(
+    job_id: JobId,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Only of this attempt.  [default: all]")] = None,
+    container: Annotated[str | None, typer.Option(help="Only of this container.  [default: all]")] = None,
+    base_url: BaseUrl = DEFAULT_BASE_URL,
+    api_key: ApiKey = NO_API_KEY,
+) -> None:
+    """Print what a job's processes printed, oldest attempt first; each under its name when there are several."""
+    from service.cli.client import connect
+    from service.cli.job_logs import choose_logs, list_logs, print_log
+
+    with connect(base_url, api_key) as client:
+        logs = list_logs(client, job_id)
+        chosen = choose_logs(logs, attempt, container)
+        for log in chosen:
+            if len(chosen) > 1:
+                print(f"==> {log.name} <==", flush=True)
+            print_log(client, job_id, log)
+    if not chosen:
+        there_are = f"there are {', '.join(log.name for log in logs)}" if logs else "it has none yet"
+        typer.echo(f"fettle: {job_id} has no such log; {there_are}.", err=True)
+        raise typer.Exit(1)
+
+
 @app.command("cancel")
 def cancel_job(job_id: JobId, base_url: BaseUrl = DEFAULT_BASE_URL, api_key: ApiKey = NO_API_KEY) -> None:
     """Cancel a job that has not ended."""

@@ -4,15 +4,17 @@ import logging
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-REFUSED = 2
-"""Exit code: these settings cannot be served. 1 is for a service that started and failed."""
+if TYPE_CHECKING:
+    from service.settings import Settings
 
-STOP_WAIT_SECONDS = 10
-"""How long open requests may go on after SIGTERM."""
+REFUSED = 2
+"""Exit code: these settings cannot be served. Others are for a service that started and failed."""
+
+log = logging.getLogger("service.cli.serve")
 
 
 def serve(
@@ -22,17 +24,36 @@ def serve(
     models: Annotated[Path | None, typer.Option(help="The catalogue of base models.  [default: models.yaml]")] = None,
 ) -> None:
     """Run the service. Every other setting is a `FETTLE_*` variable."""
-    import uvicorn
-    from pydantic import ValidationError
-
     from service.app import create_app
     from service.data_dir import DataDirInUse, lock_data_dir
-    from service.http_protocol import HttpProtocol
-    from service.response_headers import RequestIds
-    from service.settings import Settings, unknown_variables
+    from service.operations.logs import configure_logs
+    from service.operations.server import run
     from tuning.catalogue import CatalogueError
 
-    options = {"host": host, "port": port, "data_dir": data_dir, "models_file": models}
+    settings = read_settings({"host": host, "port": port, "data_dir": data_dir, "models_file": models})
+    if refusal := settings.refusal_to_serve():
+        refuse(refusal)
+    if settings.role == "dispatcher" and (host is not None or port is not None):
+        refuse("--host and --port are the API's, which FETTLE_ROLE=dispatcher does not answer. Leave them out.")
+    try:
+        app = create_app(settings)
+        lock_data_dir(settings.data_dir).close()  # a clear word now; the service itself takes the lock when it starts
+    except (CatalogueError, DataDirInUse) as error:
+        refuse(str(error))
+    listener = None if settings.role == "dispatcher" else _listen(settings.host, settings.port)
+    ops_listener = None if settings.ops_port is None else _listen_for_operations(settings.ops_port)
+    tracing = app.state.telemetry.tracing
+    configure_logs(settings.log_format, None if tracing is None else tracing.trace_id)
+    _introduce(settings, listener, ops_listener)
+    run(app, settings, listener, ops_listener)
+
+
+def read_settings(options: "dict[str, object]") -> "Settings":
+    """The options that are not None, and `FETTLE_*`; ends the command with what is wrong with them."""
+    from pydantic import ValidationError
+
+    from service.settings import Settings, unknown_variables
+
     try:
         settings = Settings.model_validate({key: value for key, value in options.items() if value is not None})
     except ValidationError as error:
@@ -40,41 +61,13 @@ def serve(
             typer.echo(f"fettle: setting {'.'.join(map(str, problem['loc']))}: {problem['msg']}", err=True)
         raise typer.Exit(REFUSED) from error
     if unknown := unknown_variables():
-        typer.echo(f"fettle: no such setting: {', '.join(unknown)}. service/settings.py has them all.", err=True)
-        raise typer.Exit(REFUSED)
-    if refusal := settings.refusal_to_serve():
-        typer.echo(f"fettle: {refusal}", err=True)
-        raise typer.Exit(REFUSED)
-    try:
-        app = create_app(settings)
-        lock_data_dir(settings.data_dir).close()  # a clear word now; the service itself takes the lock when it starts
-    except (CatalogueError, DataDirInUse) as error:
-        typer.echo(f"fettle: {error}", err=True)
-        raise typer.Exit(REFUSED) from error
-    listener = _listen(settings.host, settings.port)
-    url = f"http://{_for_url(settings.host)}:{listener.getsockname()[1]}/v1"
-    embedded = not (settings.database_url or settings.storage_uri)
-    print(f"Fettle answers at {url}; its data is in {settings.data_dir}.")
-    if embedded:
-        print("Embedded defaults, for one machine: SQLite, a folder, local processes.", flush=True)
-    logs = logging.StreamHandler()
-    logs.addFilter(RequestIds())
-    line = "%(asctime)s %(levelname)s %(name)s [%(request_id)s]: %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=line, handlers=[logs])
-    logging.getLogger("service").setLevel(logging.INFO)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=HttpProtocol,
-            ws="none",
-            log_level="info",
-            timeout_graceful_shutdown=STOP_WAIT_SECONDS,
-            access_log=False,
-        )
-    )
-    server.run(sockets=[listener])
-    if not server.started:
-        raise typer.Exit(1)
+        refuse(f"no such setting: {', '.join(unknown)}. service/settings.py has them all.")
+    return settings
+
+
+def refuse(reason: str) -> NoReturn:
+    typer.echo(f"fettle: {reason}", err=True)
+    raise typer.Exit(REFUSED)
 
 
 def openapi() -> None:
@@ -86,12 +79,39 @@ def openapi() -> None:
     sys.stdout.write(render(create_app(Settings())))
 
 
+def _introduce(settings: "Settings", listener: socket.socket | None, ops_listener: socket.socket | None) -> None:
+    tell = log.info if settings.log_format == "json" else lambda line: print(line, flush=True)
+    if listener is not None:
+        url = f"http://{_for_url(settings.host)}:{listener.getsockname()[1]}/v1"
+        tell(f"Fettle answers at {url}; its data is in {settings.data_dir}.")
+    else:
+        tell(f"Fettle works on jobs, and answers no API; its data is in {settings.data_dir}.")
+        if meaningless := sorted({"host", "port"} & settings.model_fields_set):
+            names = " and ".join(f"FETTLE_{name.upper()}" for name in meaningless)
+            tell(f"{names} mean nothing here: they are the API's, and this is the dispatcher.")
+    if ops_listener is not None:
+        tell(f"/livez, /readyz and /metrics are on port {ops_listener.getsockname()[1]}.")
+    if not (settings.database_url or settings.storage_uri):
+        tell("Embedded defaults, for one machine: SQLite, a folder, local processes.")
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         typer.echo(f"fettle: cannot listen on {host}:{port}: {error.strerror}. Choose another with --port.", err=True)
+        raise typer.Exit(REFUSED) from error
+
+
+def _listen_for_operations(port: int) -> socket.socket:
+    """On every address: a kubelet and Prometheus are on other machines."""
+    try:
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(("", port))
+    except OSError as error:
+        typer.echo(f"fettle: cannot listen on port {port}: {error.strerror}. Choose another FETTLE_OPS_PORT.", err=True)
         raise typer.Exit(REFUSED) from error
 
 

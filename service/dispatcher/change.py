@@ -11,6 +11,8 @@ from service.fine_tuning.status import JobStatus
 from tuning.contract import JobError
 
 AT_ONCE = timedelta()
+WHEN_TOLD = timedelta(seconds=30)
+"""Something else tells when to look; and where it does not, this is often enough."""
 
 
 @dataclass

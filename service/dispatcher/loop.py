@@ -32,6 +32,8 @@ class Dispatcher:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._polling = Polling("the dispatcher", self._claim, parts.settings.poll_interval)
+        # Should it end, jobs are looked at less often until it is started again, and that is all.
+        self._watch = Polling("the watch of executions", self._watch_executions, RETRY_AFTER_ERROR)
         self._steps: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
@@ -40,7 +42,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Until cancelled. Steps in flight are then cancelled too; what they did not apply is taken again later."""
-        watch = asyncio.create_task(self._watch(), name="watch of executions")
+        watch = asyncio.create_task(self._watch.run(), name="watch of executions")
         try:
             await self._polling.run()
         finally:
@@ -58,13 +60,8 @@ class Dispatcher:
             self._steps.add(step)
             step.add_done_callback(self._steps.discard)
 
-    async def _watch(self) -> None:
-        while True:
-            try:
-                await self._parts.executor.watch(self._look_at)
-            except Exception:  # without it jobs are looked at less often, and that is all
-                log.exception("the watch of executions failed")
-            await asyncio.sleep(RETRY_AFTER_ERROR.total_seconds())
+    async def _watch_executions(self) -> None:
+        await self._parts.executor.watch(self._look_at)
 
     async def _look_at(self, executions: Collection[str]) -> None:
         """They have changed where they run: their jobs are due now."""
@@ -75,7 +72,8 @@ class Dispatcher:
     async def _step(self, job: JobRow) -> None:
         renewal = asyncio.create_task(self._keep_locked(job))
         try:
-            change = await take_step(job, self._parts)
+            with self._parts.telemetry.step("job", job.id, job.status):
+                change = await take_step(job, self._parts)
         except Exception:  # a bug or a part that is away: told in the log, tried again, other jobs go on
             log.exception("the step of job %s (%s) failed", job.id, job.status)
             change = Change(due_in=RETRY_AFTER_ERROR)
@@ -110,6 +108,7 @@ class Dispatcher:
                 if was_made_due:  # meanwhile: look again, with that in mind
                     row.due_at = time.time()
             is_due = row.due_at is not None and row.due_at <= time.time()
+        self._parts.telemetry.job_changed(job, row)
         if is_due or change.status is not None or change.due_in is None:  # it makes room, or waits to be admitted
             self.wake()
 

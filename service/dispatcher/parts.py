@@ -8,6 +8,7 @@ from service.database.tables import JobRow
 from service.executors.base import Executor
 from service.inference.routing import ServedModel
 from service.object_storage.base import ObjectStorage
+from service.operations.telemetry import Telemetry
 from service.settings import Settings
 from tuning.catalogue import Catalogue, CatalogueEntry, CatalogueError
 from tuning.resources import TrainingResources
@@ -24,6 +25,7 @@ class Parts:
     sessions: Sessions
     storage: ObjectStorage
     executor: Executor
+    telemetry: Telemetry
     warm: Callable[[ServedModel], Awaitable[None]] | None
     """Loads a tuned model where it is served; None: nothing is served here."""
 

@@ -58,7 +58,7 @@ def event_changes(job: JobRow, parts: list[Part]) -> Change:
                 case CheckpointEvent():
                     _add_checkpoint(change, job, event)
                 case StateSavedEvent():
-                    change.columns["resume_from"] = f"{run_prefix(job)}/{state_name(event.step)}"
+                    change.columns["resume_from"] = f"{run_prefix(job)}/{event.folder or state_name(event.step)}"
                 case MessageEvent():
                     key = f"told-{event.key}" if event.key else key
                     change.events.append(

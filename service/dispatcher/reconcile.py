@@ -7,10 +7,9 @@ execution, the same result and writes the same names.
 
 import logging
 import time
-from datetime import timedelta
 
 from service.database.tables import JobRow
-from service.dispatcher.change import AT_ONCE, Change
+from service.dispatcher.change import AT_ONCE, WHEN_TOLD, Change
 from service.dispatcher.ending import end_without_result, publish
 from service.dispatcher.input_files import deleted_file
 from service.dispatcher.job_logs import store_logs
@@ -26,12 +25,10 @@ from service.fine_tuning.status import JobStatus
 from service.fine_tuning.validation import FileToCheck, ValidationFailed, validate_files
 from service.object_storage.base import ObjectNotFound
 from tuning.catalogue import CatalogueError
-from tuning.contract import RESULT_NAME, ErrorCode, JobError, JobResult
+from tuning.contract import RESULT_NAME, ErrorCode, JobError, JobResult, event_part_name
 from tuning.data.receipt import DataReceipt
 
 log = logging.getLogger(__name__)
-
-WAITING_POLL = timedelta(seconds=30)  # a place that can tells the dispatcher earlier
 
 
 async def take_step(job: JobRow, parts: Parts) -> Change:
@@ -112,8 +109,11 @@ async def _follow(job: JobRow, parts: Parts) -> Change:
     assert job.execution is not None
     execution = await parts.executor.observe(job.execution)  # first: what it wrote before it ended is then all there
     told = Change(events=_events_of(job, execution))
-    if job.status == JobStatus.QUEUED and execution.state in (ExecutionState.RUNNING, ExecutionState.EXITED):
-        return told.then(_begun(job))
+    if job.status == JobStatus.QUEUED:
+        if execution.state is ExecutionState.PENDING:
+            return await _go_on(job, execution, told, parts)
+        if execution.state is not ExecutionState.GONE or await _has_run(job, parts):
+            return told.then(_begun(job))
     change = told.then(await _new_events(job, parts))
     if change.due_in == AT_ONCE:  # there is more to read
         return change
@@ -125,7 +125,13 @@ async def _follow(job: JobRow, parts: Parts) -> Change:
     if result.error is not None:
         log.warning("job %s failed: %s", job.id, result.error.message)
         return change.then(Change.failed(result.error))
-    return change.then(await publish(job, result, parts)).then(await _end_execution(job, parts))
+    return change.then(await publish(job, result, parts))
+
+
+async def _has_run(job: JobRow, parts: Parts) -> bool:
+    """Also when nobody saw it run."""
+    names = (event_part_name(1), RESULT_NAME)
+    return any([await parts.storage.head(f"{run_prefix(job)}/{name}") is not None for name in names])
 
 
 def _events_of(job: JobRow, execution: Execution) -> list[NewEvent]:
@@ -164,7 +170,7 @@ async def _go_on(job: JobRow, execution: Execution, change: Change, parts: Parts
         if job.is_paused or job.stopping_since is not None:
             return change.then(await ask_to_stop(job, parts))
         if execution.state is ExecutionState.PENDING:
-            change.due_in = WAITING_POLL
+            change.due_in = WHEN_TOLD
         return change
     has_state = (newest_state or job.resume_from) is not None
     change = change.then(await end_without_result(job, execution, parts, has_state=has_state))

@@ -3,11 +3,11 @@
 import time
 
 from service.database.tables import JobRow
-from service.dispatcher.change import Change
+from service.dispatcher.change import AT_ONCE, WHEN_TOLD, Change
 from service.dispatcher.input_files import deleted_file
 from service.dispatcher.job_spec import job_spec
 from service.dispatcher.parts import ADAPTERS_PREFIX, Parts, run_prefix
-from service.executors.base import Launch
+from service.executors.base import ExecutionState, Launch
 from service.object_storage.base import ObjectNotFound
 from tuning.adapter_manifest import MANIFEST_NAME, AdapterManifest
 from tuning.contract import SPEC_NAME, ErrorCode, JobError
@@ -37,7 +37,9 @@ async def start(job: JobRow, parts: Parts) -> Change:
             resources=resources,
         )
     )
-    return Change(columns={"launched_at": time.time()})
+    execution = await parts.executor.observe(job.execution)
+    is_waiting = execution.state is ExecutionState.PENDING
+    return Change(columns={"launched_at": time.time()}, due_in=WHEN_TOLD if is_waiting else AT_ONCE)
 
 
 async def _parent(job: JobRow, parts: Parts) -> AdapterManifest | None:

@@ -1,17 +1,22 @@
 """`/v1/fine_tuning/jobs`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
 
 from service.auth import Reader, Writer
-from service.dependencies import ConfiguredSettings, LoadedCatalogue, Session, Waker
-from service.fine_tuning import jobs, pausing, repository
+from service.dependencies import ConfiguredSettings, LoadedCatalogue, NewSessions, Session, Storage, Waker
+from service.fine_tuning import jobs, logs, pausing, repository
 from service.fine_tuning.metadata_filter import MetadataFilter
-from service.fine_tuning.schemas import Checkpoint, CheckpointPage, CreateJob, Event, Job
+from service.fine_tuning.schemas import Checkpoint, CheckpointPage, CreateJob, Event, Job, JobLogList
 from service.pagination import After, Page
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
+
+_LOG_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The log.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+}
 
 Limit = Annotated[int, Query(ge=0, le=1000, description="How many objects a page holds.")]
 
@@ -122,3 +127,29 @@ async def list_fine_tuning_job_checkpoints(
         last_id=data[-1].id if data else None,
         has_more=has_more,
     )
+
+
+@router.get("/{fine_tuning_job_id}/logs")
+async def list_fine_tuning_job_logs(
+    fine_tuning_job_id: str, caller: Reader, sessions: NewSessions, storage: Storage
+) -> JobLogList:
+    """What the processes of a job printed, oldest attempt first: one log for each container of each attempt.
+
+    The log of a run that goes on is as new as the trainer's last upload of it, some seconds old. Logs stay when the
+    process, its pod and its node are gone.
+    """
+    async with sessions() as session:
+        job = await jobs.get_job(session, caller.project_id, fine_tuning_job_id)
+    return JobLogList(data=await logs.list_logs(storage, job))
+
+
+@router.get("/{fine_tuning_job_id}/logs/{log_name}", responses=_LOG_CONTENT, response_class=Response)
+async def download_fine_tuning_job_log(
+    fine_tuning_job_id: str, log_name: str, caller: Reader, sessions: NewSessions, storage: Storage
+) -> Response:
+    """One log as plain text, as it stands now."""
+    async with sessions() as session:
+        job = await jobs.get_job(session, caller.project_id, fine_tuning_job_id)
+    chunks = await logs.read_log(storage, job, log_name)
+    headers = {"x-content-type-options": "nosniff"}  # anything may stand in it, a web page too
+    return StreamingResponse(chunks, headers=headers, media_type="text/plain; charset=utf-8")

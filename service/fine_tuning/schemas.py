@@ -290,6 +290,33 @@ class CheckpointPage(BaseModel):
     has_more: bool
 
 
+class JobLog(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "fine_tuning.job.log",
+                    "name": "0001-trainer.log",
+                    "attempt": 1,
+                    "container": "trainer",
+                    "bytes": 18213,
+                }
+            ]
+        }
+    )
+
+    object: Literal["fine_tuning.job.log"] = "fine_tuning.job.log"
+    name: str
+    attempt: int = Field(description="From 1: a job is tried again after a crash, and goes on after a pause.")
+    container: str = Field(description="Whose output it is; `trainer` on one machine.")
+    bytes: int
+
+
+class JobLogList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobLog]
+
+
 def _shown_status(row: JobRow, paused_status: str) -> str:
     """Paused from the moment when it was asked for, although the step at hand is still being finished."""
     is_held = row.is_paused and row.status != JobStatus.VALIDATING_FILES

@@ -31,8 +31,7 @@ async def validate_files(
     question = {
         "entry": entry.model_dump(mode="json"),
         "files": [asdict(file) for file in (training, validation) if file is not None],
-        "s3_endpoint_url": settings.s3_endpoint_url,
-        "s3_region": settings.s3_region,
+        "s3": settings.s3_access,
     }
     answer = await ask_worker("service.fine_tuning.validation_worker", question)
     if answer["error"] is not None:

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from service.object_storage import open_chunks
-from service.object_storage.base import ObjectNotFound
+from service.object_storage.base import ObjectNotFound, S3Access
 from tuning.catalogue import CatalogueEntry, CatalogueError
 from tuning.contract import ErrorCode, JobError
 from tuning.data.receipt import MIN_ROWS, DataError, DataReceipt, TooFewRowsError, make_receipt
@@ -47,20 +47,15 @@ def main() -> None:
 def check_files(question: dict[str, Any]) -> list[DataReceipt]:
     try:
         renderer = ChatRenderer.from_entry(CatalogueEntry.model_validate(question["entry"]))
-        return [
-            _check_file(renderer, file["uri"], file["param"], question["s3_endpoint_url"], question["s3_region"])
-            for file in question["files"]
-        ]
+        return [_check_file(renderer, file["uri"], file["param"], question["s3"]) for file in question["files"]]
     except (CatalogueError, RenderingError) as error:
         raise _Refused(JobError(code=ErrorCode.MODEL_UNAVAILABLE, message=str(error), param="model")) from error
 
 
-def _check_file(
-    renderer: ChatRenderer, uri: str, param: str, s3_endpoint_url: str | None, s3_region: str | None
-) -> DataReceipt:
+def _check_file(renderer: ChatRenderer, uri: str, param: str, s3: S3Access) -> DataReceipt:
     name, min_rows, invalid, deleted = _FILES[param]
     try:
-        chunks = open_chunks(uri, endpoint_url=s3_endpoint_url, region=s3_region)
+        chunks = open_chunks(uri, **s3)
         return make_receipt(chunks, renderer, file=name, min_rows=min_rows)
     except ObjectNotFound as error:
         raise _Refused(JobError(code=deleted, message=f"{name} was deleted.", param=param)) from error

@@ -9,8 +9,8 @@ from typing import Any
 from service.errors import InvalidRequest, Unavailable
 from service.graders.models import GraderModels
 from service.graders.similarity import SimilarityWorkers
+from service.inference.engines import Engines
 from service.inference.routing import FindServedModel
-from service.inference.vllm_server import VllmServers
 from service.settings import Settings
 from tuning.graders.failure import GradingFailed
 from tuning.graders.grading import Grade, Tools, grade
@@ -30,7 +30,7 @@ MAX_RUNS_AT_ONCE = 64
 
 
 class Graders:
-    def __init__(self, settings: Settings, servers: VllmServers | None, find_model: FindServedModel) -> None:
+    def __init__(self, settings: Settings, servers: Engines | None, find_model: FindServedModel) -> None:
         at_once = os.cpu_count() or 1
         limits = SandboxLimits(settings.grader_timeout, settings.grader_memory_mib * 1024**2, at_once)
         self._sandbox = Sandbox(limits, private=[settings.data_dir])

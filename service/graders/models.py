@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 
 from service.errors import ApiError, InvalidRequest
+from service.inference.engines import Engines, not_served
 from service.inference.gateway import forward
 from service.inference.routing import FindServedModel, ServedModel
-from service.inference.vllm_server import VllmServers
 from service.settings import Settings
 from tuning.graders.failure import GradingFailed
 from tuning.graders.model_call import ModelAnswer, TokenUsage
@@ -22,7 +22,7 @@ _AT_ONCE = 8  # questions under way; a multi grader may have twenty
 
 
 class GraderModels:
-    def __init__(self, settings: Settings, servers: VllmServers | None, find_model: FindServedModel) -> None:
+    def __init__(self, settings: Settings, servers: Engines | None, find_model: FindServedModel) -> None:
         self._servers = servers
         self._find_model = find_model
         self._timeout = settings.grader_timeout.total_seconds()
@@ -39,10 +39,14 @@ class GraderModels:
 
     async def check(self, project_id: str, name: str, param: str) -> None:
         """Raises ApiError when there is nobody to ask for this model."""
-        if await self._find_model(project_id, name) is not None:
+        model = await self._find_model(project_id, name)
+        if model is not None:
             if self._servers is None:
                 message = "This server tunes models and does not serve them: it runs with FETTLE_SERVING=off."
                 raise InvalidRequest(f"{message} '{name}' cannot grade.", param=param)
+            if not self._servers.serves(model.base):
+                message = not_served(model.base, name).message
+                raise InvalidRequest(f"{message} '{name}' cannot grade.", param=param, code="model_not_served")
         elif self._base_url is None:
             raise InvalidRequest(
                 f"The model '{name}' does not exist, and this server has no other endpoint to ask "

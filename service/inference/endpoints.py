@@ -52,6 +52,7 @@ async def _pass_through(path: str, request: Request, caller: Caller) -> Response
     model = await request.app.state.find_served_model(caller.project_id, body["model"])
     if model is None:
         raise NotFound(f"The model '{body['model']}' does not exist", param="model", code="model_not_found")
+    request.state.base_model = model.base.name
     return await _until_disconnect(request, forward(servers, path, body, model))
 
 

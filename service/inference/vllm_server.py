@@ -23,44 +23,31 @@ from pathlib import Path
 import httpx
 
 from service.errors import Unavailable
-from service.inference.vllm_command import (
-    KEY_VARIABLE,
-    configuration_hash,
-    has_vllm,
-    vllm_arguments,
-    vllm_environment,
-    write_model_files,
-)
+from service.inference.engines import CLIENT_TIMEOUT, Engine, is_healthy
+from service.inference.vllm_command import configuration_hash, has_vllm, vllm_arguments, vllm_environment
 from service.processes import DetachedProcess
 from service.settings import Settings
 from tuning.catalogue import CatalogueEntry, CatalogueError
+from tuning.vllm_arguments import KEY_VARIABLE, write_model_files
 
 log = logging.getLogger(__name__)
 
 KEPT_RUNS = 5
 STOP_GRACE = timedelta(seconds=10)
 HEALTH_POLL_SECONDS = 0.2
-HEALTH_TIMEOUT_SECONDS = 30  # a busy vLLM on few cores answers late; one that is told dead is killed
-CLIENT_TIMEOUT = httpx.Timeout(
-    600, connect=5, pool=None
-)  # a long answer that is not streamed says nothing until its end
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A vLLM that has been started: where it answers, and to which key."""
+class _Start:
+    """As `server.json` tells it."""
 
     port: int
     key: str
     configuration: str
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.key}", "accept-encoding": "identity"}
+    def engine(self) -> Engine:
+        return Engine(f"http://127.0.0.1:{self.port}", self.key)
 
 
 class VllmServers:
@@ -72,6 +59,9 @@ class VllmServers:
             limits=httpx.Limits(max_connections=None),
             trust_env=False,  # no proxy between us and loopback
         )
+
+    def serves(self, base: CatalogueEntry) -> bool:
+        return True
 
     async def ready(self, base: CatalogueEntry, wait: timedelta | None = None) -> Engine:
         """Starts the base's vLLM where none runs, and waits at most `wait`, or else the setting `serving_wait`.
@@ -87,7 +77,7 @@ class VllmServers:
         self._servers[base.name].suspect(engine)
 
     async def is_healthy(self, engine: Engine) -> bool:
-        return await _is_healthy(engine, self.client)
+        return await is_healthy(engine, self.client)
 
     async def stop_all(self) -> None:
         """Stops every vLLM under the serving folder, an earlier service's too."""
@@ -127,7 +117,7 @@ class _VllmServer:
             raise Unavailable(message, retry_after_seconds=5, code="model_loading") from None
 
     def suspect(self, engine: Engine) -> None:
-        if self._engine is engine:
+        if self._engine == engine:
             self._engine = None
 
     def abandon(self) -> None:
@@ -156,28 +146,28 @@ class _VllmServer:
         configuration = configuration_hash(arguments, environment, self._folder)
 
         run = _latest_run(self._folder)
-        if run is not None and (engine := _read_engine(run)) is not None:
-            if engine.configuration == configuration and await self._is_starting_or_healthy(run, engine):
-                log.info("found the vLLM of %s on port %d", self._base.name, engine.port)
-                return await self._until_healthy(run, engine)
+        if run is not None and (start := _read_start(run)) is not None:
+            if start.configuration == configuration and await self._is_starting_or_healthy(run, start.engine):
+                log.info("found the vLLM of %s on port %d", self._base.name, start.port)
+                return await self._until_healthy(run, start.engine)
             await DetachedProcess(run).stop(STOP_GRACE)
 
         run = await asyncio.to_thread(self._prepare_run, run)
-        engine = Engine(_free_port(), secrets.token_urlsafe(32), configuration)
-        _write_engine(run, engine)
-        log.info("starting vLLM for %s on port %d, log in %s", self._base.name, engine.port, run)
-        environment[KEY_VARIABLE] = engine.key
-        DetachedProcess(run).start([*arguments, "--port", str(engine.port)], environment)
-        return await self._until_healthy(run, engine)
+        start = _Start(_free_port(), secrets.token_urlsafe(32), configuration)
+        _write_start(run, start)
+        log.info("starting vLLM for %s on port %d, log in %s", self._base.name, start.port, run)
+        environment[KEY_VARIABLE] = start.key
+        DetachedProcess(run).start([*arguments, "--port", str(start.port)], environment)
+        return await self._until_healthy(run, start.engine)
 
     async def _is_starting_or_healthy(self, run: Path, engine: Engine) -> bool:
         if not _is_running(run):
             return False
-        return not (run / "was_ready").exists() or await _is_healthy(engine, self._client)
+        return not (run / "was_ready").exists() or await is_healthy(engine, self._client)
 
     async def _until_healthy(self, run: Path, engine: Engine) -> Engine:
         """However long it takes: a large model may be downloaded first. Requests wait as long as they want to."""
-        while not await _is_healthy(engine, self._client):
+        while not await is_healthy(engine, self._client):
             if not _is_running(run):
                 process = DetachedProcess(run)
                 log.error("vLLM for %s ended before it was ready:\n%s", self._base.name, process.log_tail())
@@ -202,14 +192,6 @@ class _VllmServer:
         return Unavailable(message, retry_after_seconds=30, code="model_not_loaded")
 
 
-async def _is_healthy(engine: Engine, client: httpx.AsyncClient) -> bool:
-    try:
-        response = await client.get(f"{engine.url}/health", headers=engine.headers, timeout=HEALTH_TIMEOUT_SECONDS)
-    except httpx.TransportError:
-        return False
-    return response.status_code == httpx.codes.OK
-
-
 def _is_running(run: Path) -> bool:
     process = DetachedProcess(run)
     return process.is_alive() and process.exit_code() is None  # a straggler of a dead group may still hold the lock
@@ -219,18 +201,18 @@ def _latest_run(folder: Path) -> Path | None:
     return max((folder / "runs").glob("*"), default=None)
 
 
-def _read_engine(run: Path) -> Engine | None:
+def _read_start(run: Path) -> _Start | None:
     """None when the service died between making the folder and starting vLLM in it."""
     try:
-        return Engine(**json.loads((run / "server.json").read_text()))
+        return _Start(**json.loads((run / "server.json").read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def _write_engine(run: Path, engine: Engine) -> None:
+def _write_start(run: Path, start: _Start) -> None:
     descriptor = os.open(run / "server.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(engine), file)
+        json.dump(asdict(start), file)
 
 
 def _free_port() -> int:

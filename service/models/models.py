@@ -5,6 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.database.engine import Sessions
 from service.database.tables import ModelRow
 from service.errors import InvalidRequest, NotFound, PermissionDenied
+from service.inference.engines import Engines
 from service.inference.routing import FindServedModel, ServedModel
 from service.models import repository
 from tuning.catalogue import Catalogue
@@ -24,6 +25,11 @@ def served_model_finder(sessions: Sessions, catalogue: Catalogue) -> FindServedM
         return ServedModel(name, base, row.adapter_sha256)
 
     return find
+
+
+def served_bases(catalogue: Catalogue, engines: Engines | None) -> set[str]:
+    """The names of the base models that this server answers for."""
+    return set() if engines is None else {entry.name for entry in catalogue.models if engines.serves(entry)}
 
 
 async def get_tuned_model(session: AsyncSession, project_id: str, name: str) -> ModelRow:

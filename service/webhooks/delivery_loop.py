@@ -8,6 +8,7 @@ from datetime import timedelta
 from service.database.claims import give_back, locked_row
 from service.database.engine import Sessions
 from service.database.tables import WebhookDeliveryRow, WebhookEndpointRow
+from service.operations.metrics import Metrics
 from service.polling import Polling, cancel_all
 from service.webhooks.deliveries import after_attempt
 from service.webhooks.repository import claim_due_deliveries
@@ -20,9 +21,10 @@ MAX_AT_ONCE = 64
 
 
 class DeliveryLoop:
-    def __init__(self, sessions: Sessions, sender: Sender, interval: timedelta) -> None:
+    def __init__(self, sessions: Sessions, sender: Sender, interval: timedelta, metrics: Metrics) -> None:
         self._sessions = sessions
         self._sender = sender
+        self._metrics = metrics
         self._polling = Polling("the delivery of webhooks", self._claim, interval)
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -67,5 +69,6 @@ class DeliveryLoop:
             row.attempts = [*row.attempts, attempt.model_dump()]
             row.status, due_in = after_attempt(attempt, len(row.attempts))
             row.due_at = None if due_in is None else time.time() + due_in.total_seconds()
+            self._metrics.webhook_deliveries.labels(row.status).inc()
             if row.status == "failed":
                 log.warning("%s was given up: its webhook endpoint %s does not take it", row.id, row.endpoint_id)

@@ -11,6 +11,7 @@ from tuning.contract import (
     JobSpec,
     LoraSpec,
     MetricsEvent,
+    ProcessesSpec,
     StateSavedEvent,
     StepMetrics,
     SupervisedSpec,
@@ -50,6 +51,8 @@ SPEC = JobSpec(
     output_uri="file:///jobs/1",
     adapters_uri="file:///adapters",
     resume_from=None,
+    logs_uri="file:///logs",
+    processes=ProcessesSpec(),
     wandb=(WandbSpec(run_id="0a1b", project="tuning", name="first", entity=None, tags=("a", "b")),),
 )
 

@@ -35,10 +35,13 @@ FORBIDDEN = {
 
 HOMES = {
     "kubernetes": ("service/executors/",),
-    "boto3": ("service/object_storage/s3.py", "trainer_image/artifacts.py", "serving_image/adapter_pull.py"),
-    "botocore": ("service/object_storage/s3.py", "trainer_image/artifacts.py", "serving_image/adapter_pull.py"),
+    "boto3": ("service/object_storage/s3", "trainer_image/artifacts.py", "serving_image/adapter_pull.py"),
+    "botocore": ("service/object_storage/s3", "trainer_image/artifacts.py", "serving_image/adapter_pull.py"),
     "wandb": ("trainer_image/wandb_runs.py",),
     "openai": ("service/cli/",),
+    "prometheus_client": ("service/operations/",),
+    "opentelemetry": ("service/operations/",),
+    "pythonjsonlogger": ("service/operations/json_lines.py",),
 }
 """One home per client library."""
 

@@ -30,7 +30,7 @@ def test_the_committed_description_is_up_to_date() -> None:
 
 def test_nothing_answers_that_is_not_checked_like_every_operation() -> None:
     others = {route.path for route in APP.routes if not isinstance(route, ApiRoute)}
-    assert others == {"/health", "/docs", "/docs/{name}", "/openapi.json", "/openapi.yaml"}
+    assert others == {"/health", "/livez", "/readyz", "/docs", "/docs/{name}", "/openapi.json", "/openapi.yaml"}
     assert all(route.path.startswith("/v1/") for route in APP.routes if isinstance(route, ApiRoute))
 
 

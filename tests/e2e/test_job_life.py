@@ -218,9 +218,9 @@ def test_a_stopped_service_leaves_its_job_running(own_service: RunningService) -
 
 
 def test_a_cancelled_job_ends_its_processes_and_makes_room(own_service: RunningService) -> None:
-    running, waiting = create_long(own_service), create_long(own_service)
+    running = create_long(own_service)
     wait_until(lambda: has_metrics(own_service, running), TRAINING_SECONDS, "no step was told")
-    assert own_service.client.fine_tuning.jobs.retrieve(waiting).status == "queued"
+    waiting = own_service.wait_for_job(create_long(own_service), "queued").id
     cancelled = own_service.client.fine_tuning.jobs.cancel(running)
     assert cancelled.status == "cancelled"
     assert cancelled.error is None

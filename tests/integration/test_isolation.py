@@ -24,6 +24,7 @@ PATH_IDS = {
     "file_id": "file",
     "upload_id": "upload",
     "fine_tuning_job_id": "job",
+    "log_name": "log",
     "fine_tuned_model_checkpoint": "model",
     "permission_id": "permission",
     "model": "model",
@@ -87,6 +88,8 @@ RULES: dict[str, list[Probe]] = {
         Probe(),
         Probe(path={"fine_tuning_job_id": "{own[job]}"}, query={"after": "{checkpoint}"}),
     ],
+    "list_fine_tuning_job_logs": [Probe()],
+    "download_fine_tuning_job_log": [Probe(), Probe(path={"fine_tuning_job_id": "{own[job]}"})],
     "create_checkpoint_permissions": [
         Probe(body={"project_ids": ["{own[project]}"]}),
         Probe(path={"fine_tuned_model_checkpoint": "{own[model]}"}, body={"project_ids": ["{project}"]}),

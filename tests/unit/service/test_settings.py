@@ -29,7 +29,7 @@ def test_keys_come_from_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "first" not in repr(settings)
 
 
-@pytest.mark.parametrize(("name", "value"), [("FETTLE_PORT", "70000"), ("FETTLE_MAX_RUNNING_JOBS", "0")])
+@pytest.mark.parametrize(("name", "value"), [("FETTLE_PORT", "70000"), ("FETTLE_MAX_RUNNING_JOBS", "-1")])
 def test_a_setting_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError):
