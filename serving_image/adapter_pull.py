@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from tuning.adapter_manifest import ADAPTER_NAME_PATTERN, MANIFEST_NAME, AdapterFile, AdapterManifest
+from tuning.s3_environment import s3_client_settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 64 * 1024
 """Two files and a few numbers are under 1 kB."""
+
+
+MAX_ATTEMPTS = 5
+"""Of a request: somebody waits for the answer of the model."""
 
 
 class AdapterUnusable(Exception):
@@ -144,5 +149,4 @@ def _s3() -> "S3Client":
     import boto3
     from botocore.config import Config
 
-    config = Config(s3={"addressing_style": "path"}, retries={"mode": "standard", "max_attempts": 5})
-    return boto3.client("s3", config=config)
+    return boto3.client("s3", config=Config(**s3_client_settings(max_attempts=MAX_ATTEMPTS)))
