@@ -1,10 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help images image-service image-trainer image-serving install demo serve test clients check bench-control-plane openapi chart lock clean fuzz
+.PHONY: help images image-service image-trainer image-serving install demo serve test test-cluster bench-cluster clients check bench-control-plane openapi chart lock clean fuzz
 
 # `make install PYTHON=/path/to/python3.12` chooses the interpreter, LOCK=cpu|cuda|portable what is installed
 PYTHON =
 LOCK =
 BIN = .venv/bin
+# Processes that run tests: those of most files wait for trainers and services most of the time
+WORKERS = 2
 PACKAGES = tuning service trainer_image serving_image
 
 help: ## list the targets
@@ -21,8 +23,11 @@ demo: install ## upload, fine-tune, compare: MODEL= TRAIN= VALIDATION= HELD_OUT=
 serve: install ## run the service on http://127.0.0.1:8000 with its data in ./data
 	@$(BIN)/fettle serve --data-dir data
 
-test: install ## run the tests
-	@$(BIN)/python -m pytest $(TESTS)
+test: install ## run the tests; WORKERS=1 for one after the other, TESTS= for some
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
+
+test-cluster: install ## the tests on the Kubernetes, S3 and PostgreSQL that the environment names: docs/development.md
+	@$(BIN)/python -m pytest tests/cluster tests/chart/test_chart_install.py
 
 clients: install ## install the clients of other people that tests/clients runs (npm and 0.3 GB of disk)
 	@tests/clients/install.sh
@@ -36,7 +41,10 @@ check: install ## formatting, lint, types, import rules
 	$(BIN)/mypy $(addprefix --package ,$(PACKAGES))
 	$(BIN)/python -m pytest -q tests/contract/test_import_rules.py
 
-bench-control-plane: install ## time the API on full databases; PostgreSQL where FETTLE_TEST_POSTGRES_URL names one
+bench-cluster: install ## start a thousand jobs at once on the API server that KUBECONFIG names
+	@$(BIN)/python -m benchmarks.cluster
+
+bench-control-plane: install ## time the API on full databases; PostgreSQL where FETTLE_TEST_DATABASE_URL names one
 	@$(BIN)/python -m benchmarks.control_plane
 
 openapi: install ## write openapi/openapi.yaml from the app

@@ -2,7 +2,7 @@
 
 Times are those of one client that asks one thing after another. What counts is the ratio to a database that holds one
 page of everything: it gives the same answers.
-PostgreSQL is measured where FETTLE_TEST_POSTGRES_URL names one.
+PostgreSQL is measured where FETTLE_TEST_DATABASE_URL names one.
 """
 
 import argparse
@@ -171,9 +171,9 @@ def _sqlite() -> Iterator[tuple[str, str] | None]:
 
 @contextmanager
 def _postgresql() -> Iterator[tuple[str, str] | None]:
-    url = os.environ.get("FETTLE_TEST_POSTGRES_URL")
+    url = os.environ.get("FETTLE_TEST_DATABASE_URL")
     if not url:
-        print("PostgreSQL is not measured: FETTLE_TEST_POSTGRES_URL names none")
+        print("PostgreSQL is not measured: FETTLE_TEST_DATABASE_URL names none")
         yield None
         return
     names = [f"bench_{uuid4().hex[:8]}_{which}" for which in ("small", "full")]

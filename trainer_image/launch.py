@@ -22,7 +22,8 @@ log = logging.getLogger("trainer")
 
 DEFAULT_MASTER_PORT = 29500  # torchrun's own
 OTHER_NODES_TIMEOUT = timedelta(minutes=15)
-"""For the other nodes to come up. Then this one gives its GPUs back, which another run may be waiting for."""
+"""For the other nodes to come up. Then this one gives its GPUs back, which another run may be waiting for: that is no
+crash, and it is started again as one that was stopped."""
 STOP_TIMEOUT = timedelta(hours=1)
 """For a state to be saved after SIGTERM. Whoever sent it has a shorter patience, and ends it with SIGKILL."""
 SECONDS_BETWEEN_CALLS = 1.0
@@ -67,8 +68,8 @@ def launch(spec_uri: str, spec: JobSpec) -> int:
     if not 0 <= node_rank < processes.nodes:
         raise ValueError(f"FETTLE_NODE_RANK is {node_rank}, and the run has {processes.nodes} nodes, counted from 0")
     master_addr, master_port = _master(processes.nodes)
-    if node_rank > 0:
-        _wait_for(master_addr, master_port)
+    if node_rank > 0 and not _is_reachable(master_addr, master_port):
+        return ExitCode.PREEMPTED
     log.info("node %d of %d starts %d trainers", node_rank, processes.nodes, processes.per_node)
     if processes.nodes == 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's own name may resolve to nothing
@@ -76,6 +77,7 @@ def launch(spec_uri: str, spec: JobSpec) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes.per_node)))
 
     # Imported here because torch takes seconds, reads the settings above, and must not delay SIGTERM.
+    from torch.distributed import DistStoreError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -102,6 +104,9 @@ def launch(spec_uri: str, spec: JobSpec) -> int:
             code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode  # as a shell tells a signal
             log.warning("trainer %d ended with exit code %d", rank, code)
             return code
+        except DistStoreError as error:
+            log.warning("the other nodes were not all there within %s: %s", OTHER_NODES_TIMEOUT, error)
+            return ExitCode.PREEMPTED
         except SignalException as stop:
             return ExitCode.PREEMPTED if stop.sigval == signal.SIGTERM else 128 + stop.sigval
     return ExitCode.OK
@@ -118,20 +123,21 @@ def _master(nodes: int) -> tuple[str, int]:
         return addr, int(free.getsockname()[1])
 
 
-def _wait_for(addr: str, port: int) -> None:
-    """Until the first node listens: its pod may not have started, and its name not be known yet. torch waits as well,
-    but in C, where it cannot be interrupted."""
+def _is_reachable(addr: str, port: int) -> bool:
+    """Waits until the first node listens: its pod may not have started, and its name not be known yet. torch waits as
+    well, but in C, where it cannot be interrupted."""
     deadline = time.monotonic() + OTHER_NODES_TIMEOUT.total_seconds()
     log.info("waiting for the first node at %s:%d", addr, port)
     while True:
         try:
             socket.create_connection((addr, port), timeout=5).close()
-            return
+            return True
         except OSError as error:
             if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"the first node did not answer at {addr}:{port} within {OTHER_NODES_TIMEOUT}: {error}"
-                ) from error
+                log.warning(
+                    "the first node did not answer at %s:%d within %s: %s", addr, port, OTHER_NODES_TIMEOUT, error
+                )
+                return False
         time.sleep(SECONDS_BETWEEN_CALLS)
 
 

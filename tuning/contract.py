@@ -144,7 +144,7 @@ class SupervisedSpec(_Contract):
 
 class ProcessesSpec(_Contract):
     """How many trainers work on one run together, each with one GPU or on the CPU. The result does not depend on it,
-    but for the order in which floating-point numbers are added."""
+    but for the order in which floating-point numbers are added and, with dropout, for what is dropped."""
 
     nodes: int = 1
     per_node: int = 1

@@ -12,6 +12,8 @@ from service.ids import new_checkpoint_id
 from service.object_storage.base import ObjectNotFound, ObjectStorage
 from tuning.contract import (
     CheckpointEvent,
+    FinishedEvent,
+    JobResult,
     MessageEvent,
     MetricsEvent,
     StartedEvent,
@@ -39,6 +41,11 @@ async def read_events(storage: ObjectStorage, run_prefix: str, next_part: int) -
             return parts, False
         parts.append([_TRAINING_EVENT.validate_json(line) for line in content.splitlines()])
     return parts, True
+
+
+def result_in(parts: list[Part]) -> JobResult | None:
+    """A trainer that told it may die before it has stored it, too."""
+    return next((event.result for part in parts for event in part if isinstance(event, FinishedEvent)), None)
 
 
 def event_changes(job: JobRow, parts: list[Part]) -> Change:

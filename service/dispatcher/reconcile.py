@@ -14,7 +14,7 @@ from service.dispatcher.ending import end_without_result, publish
 from service.dispatcher.input_files import deleted_file
 from service.dispatcher.job_logs import store_logs
 from service.dispatcher.parts import Parts, run_prefix
-from service.dispatcher.progress import event_changes, read_events
+from service.dispatcher.progress import event_changes, read_events, result_in
 from service.dispatcher.starting import start
 from service.dispatcher.stopping import ask_to_stop, drop_all_states, drop_old_state
 from service.executors.base import Execution, ExecutionState
@@ -114,14 +114,17 @@ async def _follow(job: JobRow, parts: Parts) -> Change:
             return await _go_on(job, execution, told, parts)
         if execution.state is not ExecutionState.GONE or await _has_run(job, parts):
             return told.then(_begun(job))
-    change = told.then(await _new_events(job, parts))
-    if change.due_in == AT_ONCE:  # there is more to read
+    parts_read, has_more = await read_events(parts.storage, f"{run_prefix(job)}/", job.next_event_part)
+    change = told.then(event_changes(job, parts_read))
+    change.columns["next_event_part"] = job.next_event_part + len(parts_read)
+    change.due_in = AT_ONCE if has_more else parts.settings.poll_interval
+    result = result_in(parts_read)
+    if result is None and has_more:
         return change
-    try:
-        content = await parts.storage.get_bytes(f"{run_prefix(job)}/{RESULT_NAME}")
-    except ObjectNotFound:
+    if result is None:
+        result = await _stored_result(job, parts)
+    if result is None:
         return await _go_on(job, execution, change, parts)
-    result = JobResult.model_validate_json(content)
     if result.error is not None:
         log.warning("job %s failed: %s", job.id, result.error.message)
         return change.then(Change.failed(result.error))
@@ -150,13 +153,11 @@ def _begun(job: JobRow) -> Change:
     )
 
 
-async def _new_events(job: JobRow, parts: Parts) -> Change:
-    """Due at once when there are more of them."""
-    parts_read, has_more = await read_events(parts.storage, f"{run_prefix(job)}/", job.next_event_part)
-    change = event_changes(job, parts_read)
-    change.columns["next_event_part"] = job.next_event_part + len(parts_read)
-    change.due_in = AT_ONCE if has_more else parts.settings.poll_interval
-    return change
+async def _stored_result(job: JobRow, parts: Parts) -> JobResult | None:
+    try:
+        return JobResult.model_validate_json(await parts.storage.get_bytes(f"{run_prefix(job)}/{RESULT_NAME}"))
+    except ObjectNotFound:
+        return None
 
 
 async def _go_on(job: JobRow, execution: Execution, change: Change, parts: Parts) -> Change:

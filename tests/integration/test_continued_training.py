@@ -71,7 +71,7 @@ def test_a_stopped_run_goes_on_from_its_state_and_not_from_the_parent(parent: tu
     whole = run_here(job, go_on(parent, "whole"))
     spec = go_on(parent, "whole").model_copy(update={"output_uri": (job.folder / "stopped").as_uri()})
     assert run_here(job, spec, stop_after=3) is None
-    resumed = run_here(job, next_attempt(spec, 3))
+    resumed = run_here(job, next_attempt(spec))
     assert whole is not None and resumed is not None and resumed.adapter_sha256 == whole.adapter_sha256
 
 

@@ -98,7 +98,7 @@ def test_a_database_that_is_away_is_told_and_comes_back(start_service: StartServ
     database_url = new_database()
     name = database_url.rsplit("/", 1)[1]
     service = start_service(tmp_path / "data", serving="off", database_url=database_url)
-    admin = require_environment("FETTLE_TEST_POSTGRES_URL", "a real PostgreSQL").replace("+psycopg", "")
+    admin = require_environment("FETTLE_TEST_DATABASE_URL", "a real PostgreSQL").replace("+psycopg", "")
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])

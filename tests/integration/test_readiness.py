@@ -44,7 +44,7 @@ def through(url: str, firewall: Firewall) -> str:
 
 @pytest.fixture
 def before_database() -> Iterator[Firewall]:
-    firewall = Firewall(require_environment("FETTLE_TEST_POSTGRES_URL", "a real PostgreSQL"))
+    firewall = Firewall(require_environment("FETTLE_TEST_DATABASE_URL", "a real PostgreSQL"))
     yield firewall
     firewall.stop()
 
