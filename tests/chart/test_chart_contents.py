@@ -259,7 +259,7 @@ def test_the_dispatchers_role_is_exactly_this() -> None:
         "/events": {"get", "list", "watch"},
     }
     assert rules() == least
-    assert rules(multiNode={"enabled": True}) == {**least, "/services": {"create", "get", "delete"}}
+    assert rules(multiNode={"enabled": True}) == {**least, "/services": {"create", "get"}}
     job_sets = {"jobset.x-k8s.io/jobsets": {"create", "get", "list", "watch", "delete"}}
     assert rules(multiNode={"enabled": True}, training={"multiNode": "JobSet"}) == {**least, **job_sets}
     assert of_kind(render(values()), "ClusterRole") == []

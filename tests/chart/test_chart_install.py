@@ -249,7 +249,6 @@ def _work_as_a_dispatcher(client: ApiClient, namespace: str) -> None:
     assert batch.read_namespaced_job("ftjob-rights-1", namespace).metadata.name == "ftjob-rights-1"
     batch.list_namespaced_job(namespace)
     core.list_namespaced_event(namespace)
-    core.delete_collection_namespaced_pod(namespace, label_selector="fettle.dev/execution=none")
     batch.delete_namespaced_job("ftjob-rights-1", namespace, propagation_policy="Background")
 
     refused: list[Callable[[], object]] = [
@@ -264,6 +263,7 @@ def _work_as_a_dispatcher(client: ApiClient, namespace: str) -> None:
         lambda: apps.list_namespaced_deployment(namespace),
         lambda: batch.patch_namespaced_job("ftjob-rights-1", namespace, {"spec": {"suspend": False}}),
         lambda: batch.delete_collection_namespaced_job(namespace),
+        lambda: core.delete_collection_namespaced_pod(namespace),
         lambda: batch.list_namespaced_job("default"),
         lambda: batch.list_job_for_all_namespaces(),
         lambda: core.list_pod_for_all_namespaces(),
