@@ -24,7 +24,7 @@ serve: install ## run the service on http://127.0.0.1:8000 with its data in ./da
 	@$(BIN)/fettle serve --data-dir data
 
 test: install ## run the tests; WORKERS=1 for one after the other, TESTS= for some
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder $(TESTS)
 
 test-cluster: install ## the tests on the Kubernetes, S3 and PostgreSQL that the environment names: docs/development.md
 	@$(BIN)/python -m pytest tests/cluster tests/chart/test_chart_install.py

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.datastructures import State
 
 from service import VERSION
 from service.api import router
@@ -21,6 +22,7 @@ from service.dispatcher.loop import Dispatcher
 from service.dispatcher.parts import Parts
 from service.errors import install_error_handlers
 from service.executors.base import Executor
+from service.executors.kubernetes_settings import KubernetesSettings
 from service.executors.local_process import LocalProcessExecutor
 from service.graders.graders import Graders
 from service.idempotency import key_sweeper
@@ -58,9 +60,11 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Raises CatalogueError when `models_file` cannot be used."""
+    """Raises CatalogueError when `models_file` cannot be used, KubernetesSettingsError for `kubernetes_file`."""
     catalogue = Catalogue.load(settings.models_file)
     check_addresses(settings, catalogue)
+    if settings.kubernetes_file is not None:
+        KubernetesSettings.load(settings.kubernetes_file)
     telemetry, health = Telemetry(settings), Health()
     app = FastAPI(
         title="Fettle",
@@ -126,17 +130,9 @@ def _lifespan(
                 stack.push_async_callback(executor.close)
                 if settings.executor == "kubernetes":
                     checks["cluster"] = executor.check
-                dispatcher = _dispatcher(settings, catalogue, sessions, storage, servers, executor, telemetry)
-                batches = _batch_runner(settings, sessions, storage, servers, find_served_model, telemetry)
-                app.state.dispatcher, app.state.batches = dispatcher, batches
-                app.state.operations.backlog = Backlog(reader, telemetry.metrics)
-                loops: list[_Loop] = [
-                    dispatcher,
-                    batches,
-                    DeliveryLoop(sessions, sender, settings.poll_interval, telemetry.metrics),
-                    sweeper(sessions, storage),
-                    key_sweeper(sessions),
-                ]
+                backlog = app.state.operations.backlog = Backlog(reader, telemetry.metrics)
+                stack.callback(backlog.close)
+                loops = _loops(app.state, executor, telemetry)
                 await stack.enter_async_context(_running(loops, health.stopping))
             health.start(checks)
             stack.callback(health.stop)
@@ -165,6 +161,19 @@ async def _database(settings: Settings, telemetry: Telemetry) -> AsyncIterator[t
     finally:
         await engine.dispose()
         await reader.dispose()
+
+
+def _loops(state: State, executor: Executor, telemetry: Telemetry) -> list[_Loop]:
+    settings, sessions, storage, servers = state.settings, state.sessions, state.storage, state.vllm
+    state.dispatcher = _dispatcher(settings, state.catalogue, sessions, storage, servers, executor, telemetry)
+    state.batches = _batch_runner(settings, sessions, storage, servers, state.find_served_model, telemetry)
+    return [
+        state.dispatcher,
+        state.batches,
+        DeliveryLoop(sessions, state.webhook_sender, settings.poll_interval, telemetry.metrics),
+        sweeper(sessions, storage),
+        key_sweeper(sessions),
+    ]
 
 
 def _dispatcher(
@@ -204,7 +213,6 @@ def _executor(settings: Settings) -> Executor:
         return LocalProcessExecutor(settings.executions_dir, settings.cancel_grace, environment)
     # Imported here because one machine has no use for it, and its client takes most of a second.
     from service.executors.kubernetes import KubernetesExecutor
-    from service.executors.kubernetes_settings import KubernetesSettings
 
     assert settings.kubernetes_file is not None  # the settings see to that
     # Keys of others stand in Secrets that the file names, not in the manifests of pods.

@@ -1,8 +1,10 @@
-"""Fixtures by concern, see `tests/fixtures/`; and which tests may run at the same time."""
+"""Fixtures by concern, see `tests/fixtures/`; and which tests may run side by side."""
 
-from pathlib import Path
+import re
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = [
     "tests.fixtures.service",
@@ -12,20 +14,21 @@ pytest_plugins = [
     "tests.fixtures.projects",
 ]
 
-SHARED_SERVICES = ("service", "stored_service")
-"""Fixtures that start one service for many files, on each database."""
+ON_CLUSTER = ("tests/cluster/", "tests/chart/test_chart_install.py")
+"""They change the cluster's node, and kill its API server."""
+ON_DATABASE = re.compile(r"\[(sqlite|postgresql)\b")
+"""Most of them share one service on each database (`tests/fixtures/service.py`)."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group_of(item)))
+class Groups(LoadScopeScheduling):
+    """Tests of one group run one after the other, in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(ON_CLUSTER):
+            return "cluster"
+        database = ON_DATABASE.search(nodeid)
+        return database[1] if database and nodeid.startswith("tests/integration/") else nodeid.partition("::")[0]
 
 
-def _group_of(item: pytest.Item) -> str:
-    """Tests of one group run one after the other, in one worker."""
-    path = Path(item.location[0])
-    if "cluster" in path.parts or path.stem == "test_chart_install":
-        return "cluster"  # they change its node, and kill its API server
-    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    shared = [f"{name} on {parameters[name]}" for name in SHARED_SERVICES if isinstance(parameters.get(name), str)]
-    return shared[0] if shared else str(path)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
+    return Groups(config, log)

@@ -26,6 +26,7 @@ def serve(
     """Run the service. Every other setting is a `FETTLE_*` variable."""
     from service.app import create_app
     from service.data_dir import DataDirInUse, lock_data_dir
+    from service.executors.kubernetes_settings import KubernetesSettingsError
     from service.operations.logs import configure_logs
     from service.operations.server import run
     from tuning.catalogue import CatalogueError
@@ -38,7 +39,7 @@ def serve(
     try:
         app = create_app(settings)
         lock_data_dir(settings.data_dir).close()  # a clear word now; the service itself takes the lock when it starts
-    except (CatalogueError, DataDirInUse) as error:
+    except (CatalogueError, KubernetesSettingsError, DataDirInUse) as error:
         refuse(str(error))
     listener = None if settings.role == "dispatcher" else _listen(settings.host, settings.port)
     ops_listener = None if settings.ops_port is None else _listen_for_operations(settings.ops_port)

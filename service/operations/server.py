@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 STARTUP_FAILED = 3
 """Exit code, uvicorn's too."""
+KEEP_ALIVE_SECONDS = 75
+"""Longer than load balancers keep idle connections (60 s mostly): who closes first must not be who is sent to."""
 
 
 def run(app: FastAPI, settings: Settings, listener: socket.socket | None, ops_listener: socket.socket | None) -> None:
@@ -102,6 +104,7 @@ def _config(app: ASGIApp, settings: Settings, lifespan: Literal["on", "off"] = "
         log_config=None if settings.log_format == "json" else LOGGING_CONFIG,  # None: they go where all others go
         log_level="info",
         timeout_graceful_shutdown=round(settings.stop_grace.total_seconds()),
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         access_log=False,
     )
 
