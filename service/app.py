@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Raises CatalogueError when `models_file` cannot be used, KubernetesSettingsError for `kubernetes_file`."""
     catalogue = Catalogue.load(settings.models_file)
     check_addresses(settings, catalogue)
-    if settings.kubernetes_file is not None:
+    if settings.kubernetes_file is not None and settings.role != "api":
         KubernetesSettings.load(settings.kubernetes_file)
     telemetry, health = Telemetry(settings), Health()
     app = FastAPI(
