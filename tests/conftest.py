@@ -8,6 +8,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = [
     "tests.fixtures.service",
+    "tests.fixtures.databases",
     "tests.fixtures.observed_service",
     "tests.fixtures.webhook_receiver",
     "tests.fixtures.stored_services",

@@ -79,8 +79,6 @@ class ErrorCode(StrEnum):
     DISK_FULL = "disk_full"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     """Training took longer than this installation allows."""
-    CANNOT_BE_SCHEDULED = "cannot_be_scheduled"
-    """No node of the cluster can ever have what the job asks for."""
     DIVERGED = "training_diverged"
     """The loss became NaN or infinite."""
     ADAPTER_NOT_SERVABLE = "adapter_not_servable"

@@ -2,45 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import select, update
 
-from service.database.engine import Sessions, create_engine, create_sessions, migrate
+from service.database.engine import Sessions
 from service.database.tables import JobRow
 from service.dispatcher.admission import admit_queued
-from service.ids import new_job_id
-from service.projects.repository import DEFAULT_PROJECT_ID
-from tests.fixtures.service import new_database
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Sessions]:
-    url = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}" if request.param == "sqlite" else new_database()
-    engine = create_engine(url, 8)
-    await migrate(engine)
-    yield create_sessions(engine)
-    await engine.dispose()
+from tests.fixtures.databases import job_row
 
 
 async def add_job(sessions: Sessions, **columns: Any) -> str:
-    row = JobRow(
-        id=new_job_id(),
-        project_id=DEFAULT_PROJECT_ID,
-        created_at=time.time(),
-        model="fettle-tiny",
-        base_model="fettle-tiny",
-        model_name="ft:fettle-tiny:fettle::x",
-        training_file="file-x",
-        seed=1,
-        method_type="supervised",
-        hyperparameters={},
-        result_files=[],
-        **{"status": "queued", **columns},
-    )
+    row = job_row(**columns)
     async with sessions.begin() as session:
         session.add(row)
     return row.id

@@ -9,10 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database.engine import create_engine, create_sessions, migrate
 from service.database.tables import JobRow
-from service.ids import new_job_id
 from service.operations.backlog import Backlog
 from service.operations.metrics import Metrics
-from service.projects.repository import DEFAULT_PROJECT_ID
+from tests.fixtures.databases import job_row
 from tests.fixtures.service import free_port, new_database
 
 
@@ -30,19 +29,8 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 def job(status: str, due_at: float | None, lock_expires_at: float | None = None) -> JobRow:
-    return JobRow(
-        id=new_job_id(),
-        project_id=DEFAULT_PROJECT_ID,
-        created_at=time.time(),
+    return job_row(
         status=status,
-        model="m",
-        base_model="m",
-        model_name="ft:m",
-        training_file="f",
-        seed=1,
-        method_type="supervised",
-        hyperparameters={},
-        result_files=[],
         due_at=due_at,
         lock_token=None if lock_expires_at is None else "somebody",
         lock_expires_at=lock_expires_at,

@@ -14,8 +14,7 @@ from service.database.claims import claim_due, locked_row, renew_locks
 from service.database.engine import Sessions, create_engine, create_sessions, migrate
 from service.database.tables import JobRow, Table
 from service.dispatcher.loop import LOCK_TIME
-from service.ids import new_job_id
-from service.projects.repository import DEFAULT_PROJECT_ID
+from tests.fixtures.databases import job_row
 from tests.fixtures.service import new_database
 
 
@@ -31,23 +30,7 @@ async def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
 async def add_jobs(sessions: Sessions, count: int) -> None:
     async with sessions.begin() as session:
         for _ in range(count):
-            session.add(
-                JobRow(
-                    id=new_job_id(),
-                    project_id=DEFAULT_PROJECT_ID,
-                    created_at=time.time(),
-                    status="queued",
-                    model="m",
-                    base_model="m",
-                    model_name="ft:m",
-                    training_file="f",
-                    seed=1,
-                    method_type="supervised",
-                    hyperparameters={},
-                    result_files=[],
-                    due_at=time.time(),
-                )
-            )
+            session.add(job_row(due_at=time.time()))
 
 
 async def claim_due_jobs(sessions: Sessions, limit: int) -> list[JobRow]:

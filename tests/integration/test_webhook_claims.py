@@ -3,15 +3,13 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from service.database.claims import locked_row
-from service.database.engine import Sessions, create_engine, create_sessions, migrate
+from service.database.engine import Sessions
 from service.database.tables import WebhookDeliveryRow, WebhookEndpointRow
 from service.ids import new_job_id, new_webhook_endpoint_id
 from service.projects.repository import DEFAULT_PROJECT_ID
@@ -21,18 +19,8 @@ from service.webhooks.repository import (
     cancel_deliveries,
     claim_due_deliveries,
 )
-from tests.fixtures.service import new_database
 
 CANCELLED = "fine_tuning.job.cancelled"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Sessions]:
-    url = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}" if request.param == "sqlite" else new_database()
-    engine = create_engine(url)
-    await migrate(engine)
-    yield create_sessions(engine)
-    await engine.dispose()
 
 
 async def add_endpoints(sessions: Sessions, count: int) -> list[str]:
