@@ -62,8 +62,9 @@ def _render_to(path: Path, spec: DataSpec, renderer: ChatRenderer, file: str) ->
             labels.clear()
 
         def add(row: RenderedRow) -> None:
-            ids.append(np.frombuffer(row.input_ids, dtype=np.int32))
-            is_supervised = np.frombuffer(row.is_supervised, dtype=bool)
+            [sequence] = row.sequences
+            ids.append(np.frombuffer(sequence.input_ids, dtype=np.int32))
+            is_supervised = np.frombuffer(sequence.is_supervised, dtype=bool)
             labels.append(np.where(is_supervised, ids[-1], np.int32(IGNORED_LABEL)))
             if len(ids) == ROWS_PER_WRITE:
                 write()

@@ -15,12 +15,20 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trainer_image.checkpoints import publish_adapter
 from trainer_image.distributed import Group
-from trainer_image.methods.supervised import SupervisedTrainer
+from trainer_image.methods.step_trainer import StepTrainer
 from trainer_image.reporting import EventReporter, MetricsCsv, MetricsPace
 from trainer_image.stopwatch import Stopwatch
 from trainer_image.training_state import TrainingState, save_state
 from trainer_image.wandb_runs import WandbRuns
-from tuning.contract import METRICS_CSV_NAME, CheckpointEvent, JobSpec, MetricsEvent, StateSavedEvent, StepMetrics
+from tuning.contract import (
+    METRICS_CSV_NAME,
+    CheckpointEvent,
+    JobSpec,
+    MetricsEvent,
+    StateSavedEvent,
+    StepMetrics,
+    metrics_csv_columns,
+)
 
 log = logging.getLogger("trainer")
 
@@ -39,7 +47,7 @@ class StepProgress(TrainerCallback):
     def __init__(
         self,
         spec: JobSpec,
-        trainer: SupervisedTrainer,
+        trainer: StepTrainer,
         validation_rows: Dataset | None,
         reporter: EventReporter,
         wandb_runs: WandbRuns,
@@ -53,7 +61,7 @@ class StepProgress(TrainerCallback):
         csv_path = work_dir / METRICS_CSV_NAME
         if state is not None:
             shutil.copyfile(state.metrics_csv, csv_path)
-        self.csv = MetricsCsv(csv_path)
+        self.csv = MetricsCsv(csv_path, metrics_csv_columns(spec.method.type))
         self.adapter_sha256: str | None = None
         """Of the adapter that was published last; after the last step, the job's result."""
         self._spec = spec
@@ -82,12 +90,10 @@ class StepProgress(TrainerCallback):
         self._reporter.raise_if_taken_over()
         step = state.global_step
         is_epoch_end = step % self.steps_per_epoch == 0
-        totals = self._trainer.step_totals
         metrics = StepMetrics(
             step=step,
             total_steps=self.total_steps,
-            train_loss=totals.mean_loss,
-            train_mean_token_accuracy=totals.accuracy,
+            **_named("train", self._trainer.step_metrics),
             **self._validate(step, is_epoch_end),
         )
         self.csv.add(metrics)
@@ -123,22 +129,19 @@ class StepProgress(TrainerCallback):
         values: dict[str, float] = {}
         with self._stopwatch.stage("evaluate"):
             if step in (1, self.total_steps) or step % self._validate_every == 0:
-                totals = self._trainer.evaluate_tokens(self._validation_sample)
-                values |= {"valid_loss": totals.mean_loss, "valid_mean_token_accuracy": totals.accuracy}
+                values |= _named("valid", self._trainer.evaluate_rows(self._validation_sample))
             if is_epoch_end:
-                totals = self._trainer.evaluate_tokens(self._validation_rows)
-                values |= {"full_valid_loss": totals.mean_loss, "full_valid_mean_token_accuracy": totals.accuracy}
+                values |= _named("full_valid", self._trainer.evaluate_rows(self._validation_rows))
         return values
 
     def _report(self, metrics: StepMetrics) -> None:
         seconds_a_step = (time.monotonic() - self._started) / (metrics.step - self.resumed_step)
         seconds_left = seconds_a_step * (self.total_steps - metrics.step)
         log.info(
-            "step %d/%d: loss %.4f, token accuracy %.3f, %d s left",
+            "step %d/%d: %s; %d s left",
             metrics.step,
             self.total_steps,
-            metrics.train_loss,
-            metrics.train_mean_token_accuracy,
+            ", ".join(f"{name} {value:.4f}" for name, value in self._trainer.step_metrics.items()),
             seconds_left,
         )
         if metrics.full_valid_loss is not None:
@@ -161,6 +164,10 @@ class StepProgress(TrainerCallback):
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
         self._is_stopping = True
+
+
+def _named(on: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{on}_{name}": value for name, value in metrics.items()}
 
 
 def _sample(rows: Dataset | None, seed: int) -> Dataset | None:

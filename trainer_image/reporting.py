@@ -7,13 +7,13 @@ import csv
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from trainer_image import artifacts
 from trainer_image.earlier_starts import EarlierStarts
 from tuning.contract import (
-    METRICS_CSV_COLUMNS,
     ExitCode,
     FinishedEvent,
     JobResult,
@@ -143,12 +143,12 @@ def _line(event: TrainingEvent) -> bytes:
 class MetricsCsv:
     """`step_metrics.csv` as it grows, on the local disk: a row for every step, reported or not."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
         """Goes on after the rows that are there."""
         self.path = path
         is_new = not path.exists()
         self._file = path.open("a", newline="")
-        self._writer = csv.DictWriter(self._file, METRICS_CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        self._writer = csv.DictWriter(self._file, columns, extrasaction="ignore", lineterminator="\n")
         if is_new:
             self._writer.writeheader()
 

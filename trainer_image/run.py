@@ -13,7 +13,8 @@ from trainer_image import artifacts
 from trainer_image.data import load_rows
 from trainer_image.distributed import ALONE, Group
 from trainer_image.earlier_starts import EarlierStarts
-from trainer_image.methods.supervised import build_trainer
+from trainer_image.methods.step_trainer import build
+from trainer_image.methods.trainers import TRAINERS
 from trainer_image.model import load_model, load_renderer
 from trainer_image.progress import StepProgress
 from trainer_image.reporting import EventReporter
@@ -44,7 +45,7 @@ def _run(spec: JobSpec, reporter: EventReporter, wandb_runs: WandbRuns, work_dir
             path = work_dir / "validation.arrow"
             validation_rows, _ = load_rows(spec.validation_data, renderer, path, "validation_file")
         model = load_model(spec, work_dir)
-        trainer = build_trainer(spec, model, tokenizer, rows, work_dir, group)
+        trainer = build(TRAINERS[spec.method.type], spec, model, tokenizer, rows, work_dir, group)
     with stopwatch.stage("load"):
         earlier = reporter.begin()  # as late as this: an older pod may just be saving its state
         state = _load_state(spec, earlier, reporter, work_dir, group)
@@ -64,6 +65,7 @@ def _run(spec: JobSpec, reporter: EventReporter, wandb_runs: WandbRuns, work_dir
         )
     )
     with stopwatch.stage("train"):
+        trainer.on_rows_loaded()
         trainer.train(resume_from_checkpoint=None if state is None else str(state.folder))
     if trainer.state.global_step < progress.total_steps:
         log.info("stopped by SIGTERM after step %d of %d", trainer.state.global_step, progress.total_steps)

@@ -19,11 +19,12 @@ Adapters lie outside the run, under `adapters/<sha256>/` (see `adapter_manifest.
 """
 
 from enum import IntEnum, StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-CONTRACT_VERSION: Final = 1
+CONTRACT_VERSION: Final = 2
+"""Of the spec: a trainer refuses one that it was not built for. 2 brought methods besides supervised."""
 
 SPEC_NAME = "spec.json"
 RESULT_NAME = "result.json"
@@ -38,6 +39,22 @@ METRICS_CSV_COLUMNS = (
     "full_valid_loss",
     "full_valid_mean_token_accuracy",
 )
+"""OpenAI's, of supervised jobs. `metrics_csv_columns` has those of every method."""
+
+MethodName = Literal["supervised", "dpo", "orpo", "kto", "reinforcement"]
+
+_MEASURES: dict[MethodName, tuple[str, ...]] = {
+    "supervised": ("loss", "mean_token_accuracy"),
+    "dpo": ("loss", "reward_accuracy", "reward_margin"),
+    "orpo": ("loss", "mean_token_accuracy", "reward_accuracy", "reward_margin"),
+    "kto": ("loss", "reward_accuracy", "reward_margin"),
+    "reinforcement": ("loss", "reward_mean", "reward_std"),
+}
+
+
+def metrics_csv_columns(method: MethodName) -> tuple[str, ...]:
+    """What is measured of the step, of the sample of the validation rows, and of all of them."""
+    return ("step", *(f"{on}_{measure}" for on in ("train", "valid", "full_valid") for measure in _MEASURES[method]))
 
 
 def event_part_name(number: int) -> str:
@@ -81,6 +98,8 @@ class ErrorCode(StrEnum):
     """Training took longer than this installation allows."""
     DIVERGED = "training_diverged"
     """The loss became NaN or infinite."""
+    GRADER_FAILED = "grader_failed"
+    """The grader of a reinforcement job gave no reward for any answer."""
     ADAPTER_NOT_SERVABLE = "adapter_not_servable"
     TRAINER_CRASHED = "trainer_crashed"
     INTERNAL_ERROR = "internal_error"
@@ -122,22 +141,95 @@ class LoraSpec(_Contract):
     lora_dropout: float
     target_modules: str | tuple[str, ...]
     """PEFT's: "all-linear" or module names."""
+    use_rslora: bool = False
+    """The scale is alpha / sqrt(r) instead of alpha / r."""
+    init: Literal["default", "eva"] = "default"
+    """`eva` starts from the main directions of the training rows' activations, and is saved as plain LoRA."""
+    quantization: Literal["none", "nf4"] = "none"
+    """Of the frozen base while it is trained on: QLoRA. What is saved is plain LoRA for the unquantised base."""
 
 
-class SupervisedSpec(_Contract):
-    type: Literal["supervised"] = "supervised"
+LrScheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+
+class _MethodSpec(_Contract):
+    """What every method has: the optimizer's steps."""
+
     n_epochs: int
     batch_size: int
     """Examples (rows of the file) per optimizer step, exactly; packing changes how they lie in memory, not how many."""
     learning_rate: float
-    """Absolute: the catalogue's rate times OpenAI's `learning_rate_multiplier`."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant"]
+    """Absolute: the catalogue's rate times OpenAI's `learning_rate_multiplier`, or the rate that was asked for."""
+    lr_scheduler_type: LrScheduler
     warmup_ratio: float
     weight_decay: float
     max_grad_norm: float
+    neftune_noise_alpha: float | None = None
     max_length: int
     """Tokens; longer rows are cut here, by the same code that made the receipt."""
     packing: bool
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Changes memory and speed, and no result, so that here the trainer may choose: `auto` is off where it fits."""
+
+
+class SupervisedSpec(_MethodSpec):
+    type: Literal["supervised"] = "supervised"
+
+
+class DpoSpec(_MethodSpec):
+    """https://arxiv.org/abs/2305.18290. The reference is the model before the first step: the base, or the adapter
+    that training goes on from."""
+
+    type: Literal["dpo"] = "dpo"
+    beta: float
+
+
+class OrpoSpec(_MethodSpec):
+    """https://arxiv.org/abs/2403.07691. `beta` weighs the odds ratio (lambda in the paper); there is no reference."""
+
+    type: Literal["orpo"] = "orpo"
+    beta: float
+
+
+class KtoSpec(_MethodSpec):
+    """https://arxiv.org/abs/2402.01306, with DPO's reference."""
+
+    type: Literal["kto"] = "kto"
+    beta: float
+    desirable_weight: float
+    undesirable_weight: float
+
+
+class ReinforcementSpec(_MethodSpec):
+    """GRPO, https://arxiv.org/abs/2402.03300, one update for each batch of samples. `batch_size` counts prompts, of
+    each of which `samples_per_prompt` answers are drawn."""
+
+    type: Literal["reinforcement"] = "reinforcement"
+    grader: dict[str, Any]
+    """Of `tuning.graders.schemas`, checked by the service; its reward is what rises."""
+    samples_per_prompt: int
+    max_completion_tokens: int
+    temperature: float
+    beta: float
+    """Weight of the KL divergence from DPO's reference; 0: none."""
+    eval_interval: int
+    """Steps between two evaluations on the validation rows."""
+    eval_samples: int
+    """Answers for each validation row; their mean reward is what `valid_reward_mean` averages."""
+
+
+MethodSpec = Annotated[SupervisedSpec | DpoSpec | OrpoSpec | KtoSpec | ReinforcementSpec, Field(discriminator="type")]
+
+
+class SelectionSpec(_Contract):
+    """Which of the evaluated steps becomes the result. Without validation rows it is always the last."""
+
+    keep: Literal["best", "last"]
+    """`best` by the loss (reinforcement: the mean reward) on all validation rows."""
+    eval_steps: int | None
+    """All validation rows are measured every so many steps; None: at the end of each epoch."""
+    early_stopping_patience: int | None
+    """Evaluations in a row without a better one, after which training stops; None: it never does."""
 
 
 class ProcessesSpec(_Contract):
@@ -160,7 +252,7 @@ class WandbSpec(_Contract):
 
 
 class JobSpec(_Contract):
-    version: Literal[1] = CONTRACT_VERSION
+    version: Literal[2] = CONTRACT_VERSION
     job_id: str
     attempt: int
     """From 1; part of the run's prefix, so that two attempts never write over each other."""
@@ -169,8 +261,9 @@ class JobSpec(_Contract):
     """The adapter that training goes on from; `lora` then has its rank and modules. None: a new one."""
     training_data: DataSpec
     validation_data: DataSpec | None
-    method: SupervisedSpec
+    method: MethodSpec
     lora: LoraSpec
+    selection: SelectionSpec
     seed: int
     output_uri: str
     """The run's prefix, without a trailing slash."""
@@ -200,6 +293,22 @@ class StepMetrics(_Contract):
     full_valid_loss: float | None = None
     full_valid_mean_token_accuracy: float | None = None
 
+    train_reward_accuracy: float | None = None
+    """Of preferences: how often the answer that is wanted is favoured over the other, and by how much on average."""
+    train_reward_margin: float | None = None
+    valid_reward_accuracy: float | None = None
+    valid_reward_margin: float | None = None
+    full_valid_reward_accuracy: float | None = None
+    full_valid_reward_margin: float | None = None
+
+    train_reward_mean: float | None = None
+    """Of reinforcement: what the grader gave, and how far the answers to one prompt lie apart."""
+    train_reward_std: float | None = None
+    valid_reward_mean: float | None = None
+    valid_reward_std: float | None = None
+    full_valid_reward_mean: float | None = None
+    full_valid_reward_std: float | None = None
+
 
 class _Event(_Contract):
     created_at: float
@@ -223,15 +332,16 @@ class MetricsEvent(_Event):
 
 
 class CheckpointEvent(_Event):
-    """An adapter that can be served: of the end of an epoch, or of the step at which the run was stopped.
-
-    The one of the last step is the job's result.
-    """
+    """An adapter that can be served: of the end of an epoch, of a step that was the best so far, or of the one at which
+    the run was stopped."""
 
     type: Literal["checkpoint"] = "checkpoint"
     step: int
     adapter_sha256: str
     metrics: StepMetrics
+    is_result: bool | None = None
+    """The job's result; it comes last, and its step may have been told before. None, as the trainers of release 0.1
+    write it: the result is the checkpoint of the last step."""
 
 
 class StateSavedEvent(_Event):
@@ -261,7 +371,7 @@ class JobError(_Contract):
 
 
 class JobResult(_Contract):
-    version: Literal[1] = CONTRACT_VERSION
+    version: Literal[1] = 1
     job_id: str
     attempt: int
     error: JobError | None
@@ -270,6 +380,7 @@ class JobResult(_Contract):
     trained_tokens: int | None = None
     """Tokens seen in all epochs, prompt and padding-free, as OpenAI bills them."""
     steps: int | None = None
+    """That were taken; with early stopping fewer than were planned."""
     seconds: dict[str, float] = {}
     """Seconds by stage: load, train, evaluate, save."""
 

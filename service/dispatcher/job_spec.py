@@ -6,7 +6,7 @@ from service.files.files import storage_key
 from service.fine_tuning.hyperparameters import ResolvedHyperparameters, to_lora_spec, to_supervised_spec
 from service.object_storage.base import ObjectStorage
 from tuning.adapter_manifest import AdapterManifest
-from tuning.contract import BaseModelSpec, DataSpec, JobSpec, ProcessesSpec, WandbSpec
+from tuning.contract import BaseModelSpec, DataSpec, JobSpec, ProcessesSpec, SelectionSpec, WandbSpec
 from tuning.data.receipt import DataReceipt
 from tuning.resources import TrainingResources
 
@@ -38,6 +38,7 @@ def job_spec(job: JobRow, parts: Parts, parent: AdapterManifest | None, resource
         validation_data=validation_data,
         method=to_supervised_spec(resolved, entry),
         lora=to_lora_spec(entry, parent),
+        selection=SelectionSpec(keep="last", eval_steps=None, early_stopping_patience=None),
         seed=job.seed,
         output_uri=storage.uri(run_prefix(job)),
         adapters_uri=storage.uri(ADAPTERS_PREFIX),

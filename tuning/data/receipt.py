@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pydantic import BaseModel, ConfigDict
 
 from tuning.data.formats import MAX_LINE_BYTES, RowError, parse_row
-from tuning.data.rendering import ChatRenderer, RenderedRow
+from tuning.data.rendering import ChatRenderer, RenderedRow, RenderedSequence
 
 MIN_ROWS = 10
 """OpenAI's."""
@@ -98,14 +98,15 @@ class ReceiptBuilder:
             self._total_cut_rows += 1
             if len(self._cut_rows) < MAX_LISTED_ROWS:
                 self._cut_rows.append(row.number)
-        length = len(row.input_ids)
         self._trained_rows += 1
-        self._tokens += length
+        self._tokens += row.tokens
         self._supervised_tokens += supervised
-        self._longest_row_tokens = max(self._longest_row_tokens, length)
-        self._digest.update(length.to_bytes(4, "little"))
-        self._digest.update(_little_endian(row))
-        self._digest.update(row.is_supervised)
+        self._longest_row_tokens = max(self._longest_row_tokens, *(len(each.input_ids) for each in row.sequences))
+        for sequence in row.sequences:
+            self._digest.update(len(sequence.input_ids).to_bytes(4, "little"))
+            self._digest.update(_little_endian(sequence))
+            self._digest.update(sequence.is_supervised)
+        self._digest.update(row.note)
         return True
 
     def finish(self) -> DataReceipt:
@@ -220,10 +221,10 @@ def _without_mark(line: bytes, number: int) -> bytes:
     return (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip()
 
 
-def _little_endian(row: RenderedRow) -> bytes:
+def _little_endian(sequence: RenderedSequence) -> bytes:
     if sys.byteorder == "little":
-        return row.input_ids.tobytes()
-    swapped = row.input_ids[:]
+        return sequence.input_ids.tobytes()
+    swapped = sequence.input_ids[:]
     swapped.byteswap()
     return swapped.tobytes()
 

@@ -45,9 +45,7 @@ class RenderingError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class RenderedRow:
-    number: int
-    """The line in the file, from 1."""
+class RenderedSequence:
     input_ids: "array[int]"
     """int32, `max_length` of them at most."""
     is_supervised: bytes
@@ -57,6 +55,30 @@ class RenderedRow:
     @property
     def supervised_tokens(self) -> int:
         return self.is_supervised.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedRow:
+    number: int
+    """The line in the file, from 1."""
+    sequences: tuple[RenderedSequence, ...]
+    """One; of a preference two: the conversation with the wanted answer, then with the other. Of a reinforcement row
+    it is the prompt, where nothing is supervised."""
+    note: bytes = b""
+    """What else is trained on. KTO: b"\1" where the answer is wanted, b"\0" where it is not; reinforcement: the row
+    as JSON, which the grader reads as `item`."""
+
+    @property
+    def is_cut(self) -> bool:
+        return any(sequence.is_cut for sequence in self.sequences)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(sequence.input_ids) for sequence in self.sequences)
+
+    @property
+    def supervised_tokens(self) -> int:
+        return sum(sequence.supervised_tokens for sequence in self.sequences)
 
 
 class ChatRenderer:
@@ -102,9 +124,8 @@ class ChatRenderer:
             turn = self._count_turn_tokens(piece)
             ids.extend(piece)
             mask += b"\1" * turn + bytes(len(piece) - turn)
-        return RenderedRow(
-            row.number, ids[: self.max_length], bytes(mask[: self.max_length]), len(ids) > self.max_length
-        )
+        sequence = RenderedSequence(ids[: self.max_length], bytes(mask[: self.max_length]), len(ids) > self.max_length)
+        return RenderedRow(row.number, (sequence,))
 
     def render_prompt(self, row: ChatRow, i: int) -> list[int]:
         """The ids that vLLM feeds to the model when it asks for `messages[i]`. Raises RowError."""

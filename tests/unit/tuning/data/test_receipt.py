@@ -37,8 +37,8 @@ def test_a_receipt_counts_what_will_be_trained_on(renderer: ChatRenderer) -> Non
     assert (receipt.cut_rows, receipt.total_cut_rows) == ((9, 12), 2)
     assert (receipt.dropped_rows, receipt.total_dropped_rows) == ((10,), 1)
     assert [row.number for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 12]
-    assert receipt.tokens == sum(len(row.input_ids) for row in rows)
-    assert receipt.supervised_tokens == sum(sum(row.is_supervised) for row in rows)
+    assert receipt.tokens == sum(len(row.sequences[0].input_ids) for row in rows)
+    assert receipt.supervised_tokens == sum(sum(row.sequences[0].is_supervised) for row in rows)
     assert (receipt.longest_row_tokens, receipt.max_length) == (64, 64)
     assert receipt.template_sha256 == renderer.template_sha256
     assert DataReceipt.model_validate_json(receipt.model_dump_json()) == receipt

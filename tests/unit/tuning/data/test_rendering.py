@@ -93,7 +93,7 @@ def supervised(folder: Path, row: RenderedRow) -> str:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     turns: list[list[int]] = []
     previous = 0
-    for token, mask in zip(row.input_ids, row.is_supervised, strict=True):
+    for token, mask in zip(row.sequences[0].input_ids, row.sequences[0].is_supervised, strict=True):
         if mask and not previous:
             turns.append([])
         if mask:
@@ -123,7 +123,7 @@ def test_text_is_what_transformers_renders(family: str, rows: dict[str, bytes], 
             text = tokenizer.apply_chat_template(
                 row.messages, tools=row.tools, chat_template=path.read_text(), tokenize=False
             )
-            assert tokenizer.decode(rendered.input_ids) == text, name
+            assert tokenizer.decode(rendered.sequences[0].input_ids) == text, name
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -138,9 +138,9 @@ def test_a_trained_turn_follows_the_very_ids_of_its_prompt(family: str, tmp_path
         prompt = tokenizer.apply_chat_template(
             row.messages[:i], chat_template=path.read_text(), add_generation_prompt=True, return_dict=False
         )
-        assert rendered.input_ids[: len(prompt)].tolist() == prompt == renderer.render_prompt(row, i)
-        assert rendered.is_supervised[: len(prompt)] == bytes(len(prompt))
-        assert rendered.is_supervised[len(prompt)] == 1
+        assert rendered.sequences[0].input_ids[: len(prompt)].tolist() == prompt == renderer.render_prompt(row, i)
+        assert rendered.sequences[0].is_supervised[: len(prompt)] == bytes(len(prompt))
+        assert rendered.sequences[0].is_supervised[len(prompt)] == 1
 
 
 # What TRL's training variants count in beside the turn: Qwen 2.5's the line break that the prompt ends with; that and
@@ -258,8 +258,8 @@ def test_long_rows_lose_their_tail(tmp_path: Path) -> None:
     cut = render(build_chatml(tmp_path, max_length=30), line)
     assert cut.is_cut
     assert not whole.is_cut
-    assert cut.input_ids == whole.input_ids[:30]
-    assert cut.is_supervised == whole.is_supervised[:30]
+    assert cut.sequences[0].input_ids == whole.sequences[0].input_ids[:30]
+    assert cut.sequences[0].is_supervised == whole.sequences[0].is_supervised[:30]
     assert 0 < cut.supervised_tokens < 30
 
 
@@ -280,14 +280,14 @@ def test_developer_turns_stay_where_the_template_knows_them(tmp_path: Path) -> N
     row = render(
         build_chatml(tmp_path, template), row_line({"role": "developer", "content": "B"}, user("a"), assistant("b"))
     )
-    text = PreTrainedTokenizerFast.from_pretrained(tmp_path).decode(row.input_ids)
+    text = PreTrainedTokenizerFast.from_pretrained(tmp_path).decode(row.sequences[0].input_ids)
     assert text.startswith("<|im_start|>developer\nB<|im_end|>")
 
 
 def test_dates_in_a_template_do_not_change_from_day_to_day(tmp_path: Path) -> None:
     renderer = build_renderer(tmp_path, "llama3_1")
     row = render(renderer, PLAIN_ROWS["single"])
-    text = PreTrainedTokenizerFast.from_pretrained(tmp_path / "llama3_1").decode(row.input_ids)
+    text = PreTrainedTokenizerFast.from_pretrained(tmp_path / "llama3_1").decode(row.sequences[0].input_ids)
     assert "Today Date: 26 Jul 2024" in text
 
 
@@ -300,10 +300,10 @@ def test_tokenizers_that_add_a_space_do_not_add_one_inside_a_row(content: str, t
     rendered = renderer.render(row)
     reference = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     expected = reference.apply_chat_template(row.messages, chat_template=template, return_dict=False)
-    assert rendered.input_ids.tolist() == expected
+    assert rendered.sequences[0].input_ids.tolist() == expected
     for i in (1, 3):
         prompt = renderer.render_prompt(row, i)
-        assert rendered.input_ids[: len(prompt)].tolist() == prompt
+        assert rendered.sequences[0].input_ids[: len(prompt)].tolist() == prompt
 
 
 @pytest.mark.parametrize(
