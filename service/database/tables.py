@@ -198,6 +198,14 @@ class JobRow(ClaimedTable):
     """Starts so far."""
     resources: Mapped[dict[str, Any] | None]
     """What the job asked for of `TrainingResources`; the rest comes from the catalogue."""
+    x_training: Mapped[dict[str, Any] | None]
+    """The rest of the extension object, as asked for."""
+    x_resolved: Mapped[dict[str, Any] | None]
+    """What decides about the training, each value with its source; from validation on."""
+    evaluation: Mapped[dict[str, Any] | None]
+    """Base and tuned model on held-out rows, once both have answered."""
+    seconds: Mapped[dict[str, Any] | None]
+    """By stage, of a run that succeeded: what estimates learn from."""
     not_before: Mapped[float | None]
     """A queued job waits until then for its next attempt: it has crashed."""
     execution: Mapped[str | None]

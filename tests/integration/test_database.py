@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, text, update
 
 from service.database.claims import claim_due, locked_row, renew_locks
 from service.database.engine import Sessions, create_engine, create_sessions, migrate
@@ -25,6 +25,26 @@ async def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     await asyncio.gather(*[migrate(engine) for _ in range(3)])  # several services may start at once
     yield create_sessions(engine)
     await engine.dispose()
+
+
+async def test_who_is_cancelled_in_the_middle_of_a_result_holds_up_nobody(sessions: Sessions) -> None:
+    """SQLite keeps a closed connection, and its lock, while a cursor of it has rows left."""
+    await add_jobs(sessions, 2)
+
+    async def read() -> None:
+        async with sessions.begin() as session:
+            connection = await (await session.connection()).get_raw_connection()
+            if (driver := connection.driver_connection) is None or not hasattr(driver, "create_function"):
+                pytest.skip("only SQLite can be asked to call us in the middle of a result")
+            loop = asyncio.get_running_loop()
+            await driver.create_function("end", 0, lambda: loop.call_soon_threadsafe(reading.cancel) and 0)
+            await session.execute(text("SELECT end() FROM jobs"))
+
+    reading = asyncio.create_task(read())
+    with pytest.raises(asyncio.CancelledError):
+        await reading  # its traceback, and so the cursor, lives on here
+    async with asyncio.timeout(10):
+        await add_jobs(sessions, 1)
 
 
 async def add_jobs(sessions: Sessions, count: int) -> None:
