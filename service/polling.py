@@ -27,14 +27,17 @@ class Polling:
         """Until cancelled, also in the middle of a step: a step must be safe to repeat."""
         task = asyncio.current_task()
         assert task is not None
-        while not task.cancelling():  # some library under the step may have kept the cancellation to itself
+        while True:
             self._wake.clear()
             try:
                 await self._step()
             except Exception:  # the database or the storage may be away for a while; background work outlives that
                 log.exception("a step of %s failed", self._name)
+            if task.cancelling():  # some library under the step kept the cancellation to itself
+                return
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._interval.total_seconds())
+                async with asyncio.timeout(self._interval.total_seconds()):
+                    await self._wake.wait()
 
 
 async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:

@@ -9,7 +9,9 @@ the one that stopped using it. A process that finds a newer schema than its own 
 
 import asyncio
 import logging
+import sqlite3
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -66,7 +68,7 @@ def create_engine(url: str, pool_size: int = 15, *, only_reads: bool = False) ->
     if address.get_backend_name() != "sqlite":
         arguments = {} if "connect_timeout" in address.query else {"connect_timeout": _CONNECT_SECONDS}
         return create_async_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=arguments, **pool)
-    engine = create_async_engine(url, hide_parameters=True, **pool)
+    engine = create_async_engine(url, hide_parameters=True, connect_args={"factory": _SqliteConnection}, **pool)
     event.listen(engine.sync_engine, "connect", _configure_sqlite)
     if not only_reads:
         event.listen(engine.sync_engine, "begin", _begin_immediate)
@@ -152,6 +154,15 @@ def _is_newer(found: str | None, scripts: ScriptDirectory) -> bool:
     """Versions are four digits, one after the other."""
     head = scripts.get_current_head()
     return found is not None and head is not None and found > head
+
+
+class _SqliteConnection(sqlite3.Connection):
+    def close(self) -> None:
+        # Who is cancelled in the middle of a result leaves a cursor with rows. As long as Python has that one, SQLite
+        # keeps the closed connection in its transaction, and nobody else can write.
+        with suppress(sqlite3.Error):  # closed already, or a disk that is gone
+            self.rollback()
+        super().close()
 
 
 def _configure_sqlite(connection: Any, record: Any) -> None:

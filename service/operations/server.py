@@ -1,10 +1,12 @@
 """Runs an application until it is told to stop: the API's listener, the ops port's, or only the loops.
 
 At SIGTERM or SIGINT the process says at once that it is not ready, and its loops give back what they held; open
-requests may go on for a while; the ops port answers to the end.
+requests may go on for a while; the ops port answers to the end. Whatever hangs, the process has ended
+`ENDING_SECONDS` after the time for open requests: a killed one loses nothing either.
 """
 
 import asyncio
+import faulthandler
 import logging
 import signal
 import socket
@@ -27,6 +29,9 @@ STARTUP_FAILED = 3
 """Exit code, uvicorn's too."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than load balancers keep idle connections (60 s mostly): who closes first must not be who is sent to."""
+ENDING_SECONDS = 20
+"""For all that comes after open requests: vLLM is given half of it, a collector of traces some seconds."""
+_TELL_SECONDS = 1.0
 
 
 def run(app: FastAPI, settings: Settings, listener: socket.socket | None, ops_listener: socket.socket | None) -> None:
@@ -46,7 +51,7 @@ async def _run(
         else:
             server = _Server(_config(app, settings))
             work = asyncio.create_task(server.serve([listener]))
-        stop = _Stop(operations, server, work)
+        stop = _Stop(operations, server, work, settings.stop_grace.total_seconds() + ENDING_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop, number)
         try:
@@ -67,18 +72,34 @@ async def _run_loops(app: FastAPI, operations: Operations) -> None:
 class _Stop:
     """What a signal does; a second Ctrl-C does not wait for open requests."""
 
-    def __init__(self, operations: Operations, server: "_Server | None", work: asyncio.Task[None]) -> None:
+    def __init__(
+        self, operations: Operations, server: "_Server | None", work: asyncio.Task[None], seconds: float
+    ) -> None:
         self._operations = operations
         self._server = server
         self._work = work
+        self._seconds = seconds
 
     def __call__(self, number: int) -> None:
+        if not self._operations.health.stopping.is_set():
+            _end_within(self._seconds)
         is_starting = not self._operations.health.is_started
         self._operations.health.stopping.set()
         if is_starting:
             self._work.cancel()
         elif self._server is not None:
             self._server.handle_exit(number, None)
+
+
+def _end_within(seconds: float) -> None:
+    """With code 1, and words about what did not end. Needs neither the event loop nor Python's own lock."""
+    asyncio.get_running_loop().call_later(seconds - _TELL_SECONDS, _tell_what_runs)
+    faulthandler.dump_traceback_later(seconds, exit=True)  # on standard error: what each thread does
+
+
+def _tell_what_runs() -> None:
+    for task in asyncio.all_tasks():
+        log.error("%s has not ended, and is given up in %s s: %r", task.get_name(), _TELL_SECONDS, task)
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ async def test_a_step_that_keeps_a_cancellation_to_itself_is_the_last_one() -> N
             await asyncio.sleep(60)
         raise OSError("the connection was lost")
 
-    loop = asyncio.create_task(Polling("the test", step, timedelta(0)).run())
+    loop = asyncio.create_task(Polling("the test", step, timedelta(hours=1)).run())
     await begun.wait()
     async with asyncio.timeout(10):
         await cancel_all([loop])
