@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help images image-service image-trainer image-serving install demo serve test test-cluster bench-cluster clients check bench-control-plane openapi chart lock clean fuzz
+.PHONY: help images image-service image-trainer image-serving install demo serve test test-cluster bench-cluster clients check bench-control-plane bench-validation bench-memory openapi chart lock clean fuzz
 
 # `make install PYTHON=/path/to/python3.12` chooses the interpreter, LOCK=cpu|cuda|portable what is installed
 PYTHON =
@@ -46,6 +46,12 @@ bench-cluster: install ## start a thousand jobs at once on the API server that K
 
 bench-control-plane: install ## time the API on full databases; PostgreSQL where FETTLE_TEST_DATABASE_URL names one
 	@$(BIN)/python -m benchmarks.control_plane
+
+bench-validation: install ## time the validation of a training file beside datasets and apply_chat_template
+	@$(BIN)/python -m benchmarks.validation
+
+bench-memory: install ## measure the trainer's memory beside its prediction; CALIBRATE=1 fits the constants
+	@$(BIN)/python -m benchmarks.memory $(if $(CALIBRATE),--calibrate)
 
 openapi: install ## write openapi/openapi.yaml from the app
 	@$(BIN)/fettle openapi > openapi/openapi.yaml.new && mv openapi/openapi.yaml.new openapi/openapi.yaml

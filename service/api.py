@@ -5,6 +5,7 @@ from service.batches.endpoints import router as batches
 from service.checkpoint_permissions.endpoints import router as checkpoint_permissions
 from service.files.endpoints import router as files
 from service.fine_tuning.endpoints import router as fine_tuning
+from service.fine_tuning.estimate_endpoints import router as estimates
 from service.graders.endpoints import router as graders
 from service.inference.endpoints import router as inference
 from service.models.endpoints import router as models
@@ -15,6 +16,7 @@ from service.webhooks.endpoints import router as webhooks
 router = ApiRouter(prefix="/v1")
 router.include_router(files)
 router.include_router(uploads)
+router.include_router(estimates)
 router.include_router(fine_tuning)
 router.include_router(checkpoint_permissions)
 router.include_router(graders)

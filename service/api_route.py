@@ -32,6 +32,10 @@ REPEATABLE = "x-repeatable"
 """In `openapi_extra` of a POST that makes nothing, or nothing new when it is repeated: it takes any Idempotency-Key."""
 
 
+LIMITED = "x-limited"
+"""In `openapi_extra` of an operation of which only so many run at once; more are answered with 429."""
+
+
 class ApiRouter(APIRouter):
     """Its operations are ApiRoutes, and so are those of the routers that it includes."""
 

@@ -21,9 +21,11 @@ from service.database.engine import Sessions, create_engine, create_sessions, mi
 from service.dispatcher.loop import Dispatcher
 from service.dispatcher.parts import Parts
 from service.errors import install_error_handlers
+from service.evaluation.evaluation import Evaluator
 from service.executors.base import Executor
 from service.executors.kubernetes_settings import KubernetesSettings
 from service.executors.local_process import LocalProcessExecutor
+from service.fine_tuning.estimates import Estimates
 from service.graders.graders import Graders
 from service.idempotency import key_sweeper
 from service.inference.engines import Engines
@@ -122,6 +124,7 @@ def _lifespan(
             app.state.vllm = servers
             app.state.find_served_model = find_served_model
             app.state.graders = graders
+            app.state.estimates = Estimates(settings, catalogue, sessions, storage, graders)
             app.state.webhook_sender = sender
             app.state.dispatcher = app.state.batches = None
             checks = {"database": database_check(reader), "storage": storage_check(storage)}
@@ -165,7 +168,9 @@ async def _database(settings: Settings, telemetry: Telemetry) -> AsyncIterator[t
 
 def _loops(state: State, executor: Executor, telemetry: Telemetry) -> list[_Loop]:
     settings, sessions, storage, servers = state.settings, state.sessions, state.storage, state.vllm
-    state.dispatcher = _dispatcher(settings, state.catalogue, sessions, storage, servers, executor, telemetry)
+    state.dispatcher = _dispatcher(
+        settings, state.catalogue, sessions, storage, servers, state.graders, executor, telemetry
+    )
     state.batches = _batch_runner(settings, sessions, storage, servers, state.find_served_model, telemetry)
     return [
         state.dispatcher,
@@ -182,6 +187,7 @@ def _dispatcher(
     sessions: Sessions,
     storage: ObjectStorage,
     servers: Engines | None,
+    graders: Graders,
     executor: Executor,
     telemetry: Telemetry,
 ) -> Dispatcher:
@@ -194,6 +200,7 @@ def _dispatcher(
             executor=executor,
             telemetry=telemetry,
             warm=None if servers is None else telemetry.measured_load(lambda model: warm(servers, model)),
+            evaluator=None if servers is None else Evaluator(settings, servers, graders),
         )
     )
 

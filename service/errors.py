@@ -9,6 +9,7 @@
     ├── Conflict                409, not to be retried
     ├── PayloadTooLarge         413
     ├── RangeNotSatisfiable     416
+    ├── TooManyRequests         429, with Retry-After
     ├── HeadersTooLarge         431
     ├── InsufficientStorage     507
     ├── UpstreamFailed          502
@@ -105,6 +106,20 @@ class RangeNotSatisfiable(ApiError):
     @property
     def headers(self) -> Mapping[str, str]:
         return {"content-range": f"bytes */{self.size}"}
+
+
+class TooManyRequests(ApiError):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"retry-after": str(self.retry_after_seconds)}
 
 
 class HeadersTooLarge(ApiError):

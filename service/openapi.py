@@ -7,7 +7,7 @@ import yaml
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.api_route import ApiRoute, depends_on
+from service.api_route import LIMITED, ApiRoute, depends_on
 from service.auth import Admin, Writer
 from service.openapi_errors import ERROR_SCHEMA, RESPONSES, response_name
 from service.openapi_examples import PATH_PARAMETERS, complete, example_of
@@ -138,6 +138,7 @@ def _error_statuses(operation: dict[str, Any], route: ApiRoute, method: str) -> 
         409: method == "POST" and route.takes_idempotency_key,
         413: bool(body),
         416: "206" in operation["responses"],
+        429: LIMITED in operation,
         500: True,
         502: "Inference" in route.tags,
         503: True,

@@ -16,7 +16,7 @@ ERROR_SCHEMA: dict[str, Any] = {
                 "message": {"type": "string", "description": "What is wrong, where, and what to do."},
                 "type": {
                     "type": "string",
-                    "enum": ["invalid_request_error", "server_error"],
+                    "enum": ["invalid_request_error", "rate_limit_error", "server_error"],
                     "description": "Whose fault it is.",
                 },
                 "param": {"type": ["string", "null"], "description": "The field it is about."},
@@ -88,6 +88,13 @@ _BY_STATUS: dict[int, dict[str, Any]] = {
         "The range begins behind the end.",
         "The range begins behind the end of the content, which has 1,024 bytes.",
         param="range",
+    ),
+    429: _response(
+        "As many of these are under way as may be at once.",
+        "An estimate of this project is being made already; there is one at a time. Try again in a moment.",
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        headers=("retry-after",),
     ),
     500: _response(
         "A bug of the server. Its log tells more under the request's id.",

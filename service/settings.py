@@ -107,6 +107,10 @@ class Settings(BaseSettings):
     result_files_base64: bool = False
     """Result files are base64 text, for old scripts that always decode them; else they are plain CSV."""
 
+    # evaluation
+    evaluation_timeout: Duration = Field(timedelta(minutes=5), gt=timedelta(0))
+    """For both models to answer the held-out rows of one job; what is answered by then counts."""
+
     # batches
     batch_concurrency: int = Field(8, ge=1, le=1000)
     """Requests that all batches of this service may have under way at once, beside those of the moment."""

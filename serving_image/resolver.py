@@ -18,7 +18,7 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
 from serving_image.adapter_pull import AdapterUnusable, pull_adapter
-from serving_image.cpu_base_rows import repair_base_rows
+from serving_image.cpu_repairs import repair_cpu_build
 
 log = logging.getLogger("vllm.fettle")  # under vLLM's logger, which is configured to reach the log
 
@@ -48,7 +48,7 @@ def register() -> None:
     """vLLM calls it in each of its processes; only the API's one resolves. Raises KeyError for a missing setting."""
     if "FETTLE_ADAPTERS_URI" not in os.environ:
         return  # somebody else's vLLM in the same environment: the entry point is seen by all of them
-    repair_base_rows()
+    repair_cpu_build()
     resolver = AdapterResolver(
         os.environ["FETTLE_ADAPTERS_URI"],
         Path(os.environ["FETTLE_ADAPTER_CACHE_DIR"]),

@@ -14,7 +14,8 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from trainer_image import artifacts
 from trainer_image.earlier_starts import EarlierStarts
@@ -50,6 +51,7 @@ def main(spec_uri: str) -> int:
         format=f"%(asctime)s {f'[trainer {place.rank}] ' if place is not None and is_follower else ''}%(message)s",
         stream=sys.stderr,
     )
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends packages
     for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
 
@@ -115,6 +117,10 @@ def _train(spec: JobSpec, reporter: EventReporter, group: "Group | None") -> Job
     work_root = os.environ.get("FETTLE_WORK_DIR")
     try:
         with tempfile.TemporaryDirectory(prefix=f"{spec.job_id}-", dir=work_root) as work_dir:
+            if spec.lora.quantization == "none" and __name__ == "__main__":
+                # PEFT imports it wherever it is installed, which takes a second. In a process of our own it looks as if
+                # it were not.
+                sys.modules.setdefault("bitsandbytes", cast(ModuleType, None))
             # Imported here because torch and TRL take seconds, read the settings above, and must not delay SIGTERM.
             from trainer_image.distributed import ALONE
             from trainer_image.run import run

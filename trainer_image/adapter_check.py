@@ -1,7 +1,8 @@
 """Is this adapter one that vLLM will load? Asked of the saved files, before anybody is told that the job succeeded.
 
-vLLM serves plain LoRA on linear layers. It refuses DoRA, biases, `modules_to_save` and large ranks when the first
-request comes, and ignores some tensors without a word (checked against vLLM 0.32).
+vLLM serves plain LoRA on linear layers, also with rsLoRA's scale. It refuses DoRA, biases, `modules_to_save`, large
+ranks and starts that change the base when the first request comes, and ignores some tensors without a word (checked
+against vLLM 0.32).
 """
 
 import json
@@ -20,6 +21,13 @@ MAX_RANK = 512
 TENSOR_PREFIX = "base_model.model."
 
 
+PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+"""Of `init_lora_weights`: those that leave the base as it is."""
+UNSERVED = ("use_dora", "modules_to_save", "lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora")
+UNSERVED_HERE = ("rank_pattern", "alpha_pattern", "use_qalora", "trainable_token_indices", "target_parameters")
+"""Not what a manifest tells: one rank and one scale for all modules, whose weights are all there is."""
+
+
 def check_servable(folder: Path, linear_shapes: Mapping[str, tuple[int, int]]) -> None:
     """`linear_shapes`: (out, in) of the base model's linear layers by module path, without its output head.
 
@@ -36,12 +44,13 @@ def check_servable(folder: Path, linear_shapes: Mapping[str, tuple[int, int]]) -
 def _config_reasons(config: Mapping[str, Any]) -> Iterator[str]:
     if config.get("peft_type") != "LORA":
         yield f"peft_type is {config.get('peft_type')}, not LORA"
-    if config.get("use_dora"):
-        yield "use_dora is set"
+    for name in (*UNSERVED, *UNSERVED_HERE):
+        if config.get(name):
+            yield f"{name} is {config[name]}"
+    if config.get("init_lora_weights", True) not in PLAIN_STARTS:
+        yield f"init_lora_weights is {config['init_lora_weights']!r}, which changes the base"
     if config.get("bias") != "none":
         yield f"bias is {config.get('bias')!r}, not 'none'"
-    if config.get("modules_to_save"):
-        yield f"modules_to_save is {config['modules_to_save']}"
     if not 1 <= int(config.get("r", 0)) <= MAX_RANK:
         yield f"the rank r is {config.get('r')}, outside 1…{MAX_RANK}"
 
@@ -68,4 +77,4 @@ def _tensor_reasons(
             if partner not in names:
                 yield f"{name} has no {partner}"
             if not torch.isfinite(tensors.get_tensor(name)).all():
-                yield f"{name} holds values that are not finite; lower learning_rate_multiplier"
+                yield f"{name} holds values that are not finite; lower learning_rate_multiplier or learning_rate"

@@ -22,6 +22,7 @@ def publish_adapter(model: PeftModel, spec: JobSpec, folder: Path) -> str:
         template_sha256=spec.base_model.template_sha256,
         r=spec.lora.r,
         lora_alpha=spec.lora.lora_alpha,
+        use_rslora=spec.lora.use_rslora,
         target_modules=target_modules,
         files=tuple(describe_file(folder / name) for name in ADAPTER_FILES),
     )

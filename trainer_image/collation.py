@@ -34,7 +34,8 @@ class StepCollator:
 
     def __init__(self, packing: bool, tokens_per_micro_batch: int, *, trainer: int = 0, trainers: int = 1) -> None:
         self._packing = packing
-        self._tokens_per_micro_batch = tokens_per_micro_batch
+        self.tokens_per_micro_batch = tokens_per_micro_batch
+        """May change between two calls."""
         self._trainer = trainer
         self._trainers = trainers
 
@@ -47,8 +48,8 @@ class StepCollator:
         while start < len(rows):
             # Rows come longest first, so the first one sets the width.
             width = sum(lengths[index] for index in rows[start])
-            stop = start + max(1, self._tokens_per_micro_batch // width)
-            micro_batches.append(_pad([[examples[index] for index in row] for row in rows[start:stop]], width))
+            stop = start + max(1, self.tokens_per_micro_batch // width)
+            micro_batches.append(pad_rows([[examples[index] for index in row] for row in rows[start:stop]], width))
             start = stop
         return micro_batches
 
@@ -68,7 +69,7 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     return [rows[row] for row in sorted(range(len(rows)), key=lambda row: (-used[row], row))]
 
 
-def _pad(rows: Sequence[Sequence[Example]], width: int) -> MicroBatch:
+def pad_rows(rows: Sequence[Sequence[Example]], width: int) -> MicroBatch:
     input_ids = torch.zeros(len(rows), width, dtype=torch.int64)
     labels = torch.full((len(rows), width), IGNORED_LABEL, dtype=torch.int64)
     # Padding counts on from the row's last example: no label and no real token attends to it, and a micro-batch

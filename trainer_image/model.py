@@ -3,11 +3,19 @@
 import errno
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 from transformers.utils.hub import cached_file
 
 from trainer_image.errors import TrainingFailed
@@ -47,18 +55,21 @@ def load_model(spec: JobSpec, work_dir: Path) -> PeftModel:
             base.source,
             revision=base.revision,
             dtype=getattr(torch, base.dtype),
+            quantization_config=_quantization(spec),
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _unavailable(base, error) from error
+    _keep_differentiable(model)
     set_seed(spec.seed)  # PEFT draws lora_A here
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=spec.lora.r,
         lora_alpha=spec.lora.lora_alpha,
         lora_dropout=spec.lora.lora_dropout,
+        use_rslora=spec.lora.use_rslora,
         # PEFT takes "all-linear" without the output head: vLLM serves adapters on inner linear layers.
         target_modules=spec.lora.target_modules
         if isinstance(spec.lora.target_modules, str)
@@ -75,6 +86,27 @@ def load_model(spec: JobSpec, work_dir: Path) -> PeftModel:
     if spec.parent_adapter_sha256 is not None:
         load_parent(tuned, spec, spec.parent_adapter_sha256, work_dir / "parent")
     return tuned
+
+
+def _quantization(spec: JobSpec) -> BitsAndBytesConfig | None:
+    """Of the linear layers, without the output head. The adapter on them stays float32, as on any other base."""
+    if spec.lora.quantization == "none":
+        return None
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type=spec.lora.quantization,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, spec.base_model.dtype),
+    )
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """bitsandbytes lays out a 4-bit weight anew when its layer is first evaluated on some CPUs; from then on gradients
+    end there, without a word."""
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _unavailable(base: BaseModelSpec, error: Exception) -> Exception:

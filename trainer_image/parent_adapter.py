@@ -41,6 +41,13 @@ def _fetch(spec: JobSpec, sha256: str, folder: Path) -> Path:
                 f"it was trained on {manifest.base_model} at revision {manifest.base_revision}, and the catalogue has "
                 f"{base.name} at revision {base.revision}",
             )
+        scale, expected = (manifest.r, manifest.lora_alpha, manifest.use_rslora), spec.lora
+        if scale != (expected.r, expected.lora_alpha, expected.use_rslora):
+            raise _unavailable(
+                sha256,
+                f"it has r {manifest.r}, alpha {manifest.lora_alpha} and rsLoRA {manifest.use_rslora}, and the job has "
+                f"{expected.r}, {expected.lora_alpha} and {expected.use_rslora}",
+            )
         file = next(file for file in manifest.files if file.name == WEIGHTS_NAME)
         folder.mkdir()
         artifacts.fetch_file(f"{uri}/{WEIGHTS_NAME}", folder / WEIGHTS_NAME, file)

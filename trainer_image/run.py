@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import torch
 import transformers
 
@@ -13,6 +14,7 @@ from trainer_image import artifacts
 from trainer_image.data import load_rows
 from trainer_image.distributed import ALONE, Group
 from trainer_image.earlier_starts import EarlierStarts
+from trainer_image.eva import start_from_activations
 from trainer_image.methods.step_trainer import build
 from trainer_image.methods.trainers import TRAINERS
 from trainer_image.model import load_model, load_renderer
@@ -39,18 +41,22 @@ def _run(spec: JobSpec, reporter: EventReporter, wandb_runs: WandbRuns, work_dir
 
     with stopwatch.stage("load"), group.loading(spec):
         tokenizer, renderer = load_renderer(spec)
-        rows, receipt = load_rows(spec.training_data, renderer, work_dir / "training.arrow", "training_file")
+        method = spec.method.type
+        rows, _ = load_rows(spec.training_data, renderer, work_dir / "training.arrow", "training_file", method)
         validation_rows = None
         if spec.validation_data is not None:
             path = work_dir / "validation.arrow"
-            validation_rows, _ = load_rows(spec.validation_data, renderer, path, "validation_file")
+            validation_rows, _ = load_rows(spec.validation_data, renderer, path, "validation_file", method)
         model = load_model(spec, work_dir)
-        trainer = build(TRAINERS[spec.method.type], spec, model, tokenizer, rows, work_dir, group)
+        trainer = build(TRAINERS[method], spec, model, tokenizer, rows, work_dir, group)
     with stopwatch.stage("load"):
         earlier = reporter.begin()  # as late as this: an older pod may just be saving its state
         state = _load_state(spec, earlier, reporter, work_dir, group)
         progress = StepProgress(spec, trainer, validation_rows, reporter, wandb_runs, stopwatch, work_dir, state)
         trainer.add_callback(progress)
+        if spec.lora.init == "eva" and spec.parent_adapter_sha256 is None and state is None:
+            with group.together(spec):
+                start_from_activations(trainer, spec)
 
     trainable, _ = model.get_nb_trainable_parameters()
     log.info("%d rows, %d steps, %d trainable parameters", len(rows), progress.total_steps, trainable)
@@ -67,7 +73,7 @@ def _run(spec: JobSpec, reporter: EventReporter, wandb_runs: WandbRuns, work_dir
     with stopwatch.stage("train"):
         trainer.on_rows_loaded()
         trainer.train(resume_from_checkpoint=None if state is None else str(state.folder))
-    if trainer.state.global_step < progress.total_steps:
+    if not progress.has_ended:
         log.info("stopped by SIGTERM after step %d of %d", trainer.state.global_step, progress.total_steps)
         sys.exit(ExitCode.PREEMPTED)
 
@@ -79,8 +85,8 @@ def _run(spec: JobSpec, reporter: EventReporter, wandb_runs: WandbRuns, work_dir
         attempt=spec.attempt,
         error=None,
         adapter_sha256=progress.adapter_sha256,
-        trained_tokens=receipt.tokens * spec.method.n_epochs,
-        steps=progress.total_steps,
+        trained_tokens=trainer.state.num_input_tokens_seen,
+        steps=trainer.state.global_step,
         seconds=stopwatch.seconds(),
     )
 
@@ -125,5 +131,7 @@ def _tell_repeated_steps(reporter: EventReporter, earlier: EarlierStarts, resume
 def _set_up_libraries(group: Group) -> None:
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    datasets.disable_progress_bars()
     # torch counts the machine's cores; a container or a cpuset may own fewer.
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // group.processes_here))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // group.processes_here))

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer_image import artifacts
 from trainer_image.parent_adapter import WEIGHTS_NAME
+from trainer_image.selection import SELECTION_NAME
 from tuning.adapter_manifest import MANIFEST_NAME, AdapterFile, describe_file
 from tuning.contract import METRICS_CSV_NAME, JobSpec, ProcessesSpec, state_name
 
@@ -28,8 +29,9 @@ STATE_FILES = (
     "optimizer.pt",
     "rng_state.pth",  # of Python, NumPy and torch
     "scheduler.pt",
+    SELECTION_NAME,
     METRICS_CSV_NAME,
-    "trainer_state.json",  # the step, from which the position in the data follows
+    "trainer_state.json",  # the step, from which the position in the data follows, and the tokens seen
 )
 """What the Trainer saves besides (its own arguments, as a pickle) stays where it is."""
 

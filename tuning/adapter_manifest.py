@@ -38,6 +38,8 @@ class AdapterManifest(BaseModel):
     template_sha256: str
     r: int
     lora_alpha: int
+    use_rslora: bool = False
+    """Left out of the JSON when it is not set, so that adapters of before keep their names."""
     target_modules: tuple[str, ...]
     """Sorted."""
     files: tuple[AdapterFile, ...]
@@ -45,7 +47,7 @@ class AdapterManifest(BaseModel):
 
     def to_json(self) -> bytes:
         """Canonical: the bytes that are stored and hashed."""
-        return self.model_dump_json(indent=1).encode()
+        return self.model_dump_json(indent=1, exclude=None if self.use_rslora else {"use_rslora"}).encode()
 
     @property
     def adapter_sha256(self) -> str:

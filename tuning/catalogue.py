@@ -8,11 +8,11 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from huggingface_hub import hf_hub_download
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from tuning.resources import TrainingResources
 
@@ -62,13 +62,42 @@ class CatalogueEntry(BaseModel):
     training: TrainingResources = TrainingResources()
     """What a job of this base gets when it asks for nothing else. Only a cluster heeds it: on one machine a trainer has
     what there is."""
+    price_per_million_tokens: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Of trained tokens, for estimates; None: estimates tell no price."""
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
+    """Of the price: a code of ISO 4217."""
     created: int = 1735689600
     """Unix seconds, as `/v1/models` tells them."""
     owned_by: str = "fettle"
 
+    @model_validator(mode="after")
+    def _check_rank(self) -> Self:
+        if self.lora.r > self.max_lora_rank:
+            raise ValueError(
+                f"model {self.name}: lora.r is {self.lora.r}, and vLLM would serve adapters up to max_lora_rank, which "
+                f"is {self.max_lora_rank}; lower the one or raise the other"
+            )
+        return self
+
     @property
     def is_local(self) -> bool:
         return Path(self.source).is_absolute()
+
+    @property
+    def is_fetched(self) -> bool:
+        """`config.json` lies on this machine."""
+        return self.is_local or isinstance(
+            try_to_load_from_cache(self.source, "config.json", revision=self.revision), str
+        )
+
+    @cached_property
+    def architecture(self) -> str:
+        """The first of `config.json`; empty where it names none. Raises CatalogueError."""
+        try:
+            config: Any = json.loads(_read(self._model_file("config.json"), self.name))
+            return str(next(iter(config["architectures"] or ()), ""))
+        except (ValueError, TypeError, KeyError) as error:
+            raise CatalogueError(f"model {self.name}: its config.json names no architecture: {error!r}") from error
 
     @cached_property
     def tokenizer_path(self) -> Path:

@@ -6,7 +6,7 @@ A command imports what it needs when it runs: the service, the OpenAI client and
 
 import typer
 
-from service.cli import files, jobs, keys, migrate, models, projects, serve, storage
+from service.cli import estimate, files, jobs, keys, migrate, models, projects, serve, storage
 from service.cli.demo import command as demo
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("serve")(serve.serve)
 app.command("migrate")(migrate.migrate)
 app.command("demo")(demo.demo)
 app.command("openapi")(serve.openapi)
+app.command("estimate")(estimate.estimate)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(files.app, name="files")
 app.add_typer(models.app, name="models")

@@ -3,16 +3,19 @@
 import io
 from pathlib import Path
 
-from openai import OpenAI
+from openai import Omit, OpenAI, omit
 from openai.types import FileObject
+from openai.types.file_create_params import ExpiresAfter
 
 from service.cli.stages import Stage
 
 
-def upload_file(client: OpenAI, path: Path, stage: Stage) -> FileObject:
-    """Streams `path` to the service; `stage` counts the bytes and is finished at the end."""
+def upload_file(client: OpenAI, path: Path, stage: Stage, *, kept_seconds: int | None = None) -> FileObject:
+    """Streams `path` to the service; `stage` counts the bytes and is finished at the end. `kept_seconds`: then the
+    service deletes the file by itself; None: it is kept."""
+    kept: ExpiresAfter | Omit = {"anchor": "created_at", "seconds": kept_seconds} if kept_seconds else omit
     with _ReportedFile(path, stage) as content:
-        file = client.files.create(file=(path.name, content), purpose="fine-tune")
+        file = client.files.create(file=(path.name, content), purpose="fine-tune", expires_after=kept)
     stage.finish()
     return file
 

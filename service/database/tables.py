@@ -251,11 +251,12 @@ class EventRow(ListedTable):
 
 class CheckpointRow(ListedTable):
     __tablename__ = "checkpoints"
-    __table_args__ = (UniqueConstraint("job_id", "step_number"),)
+    __table_args__ = (UniqueConstraint("job_id", "model"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[float]
     step_number: Mapped[int]
+    """Two may have the same: the tuned model, and the checkpoint that turned out to be the best."""
     model: Mapped[str]
     """The name under which it is served."""
     adapter_sha256: Mapped[str]

@@ -5,9 +5,11 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Literal
 
 from service.database.tables import FileRow, JobRow, ModelRow
 from service.dispatcher.change import Change
+from service.dispatcher.comparing import compare
 from service.dispatcher.parts import Parts, run_prefix
 from service.errors import ApiError
 from service.executors.base import Execution
@@ -33,14 +35,19 @@ async def publish(job: JobRow, result: JobResult, parts: Parts) -> Change:
     assert result.adapter_sha256 is not None
     name = job.model_name
     events = []
+    evaluation = None
     if parts.warm is not None:
         try:
             await parts.warm(ServedModel(name, parts.base_of(job), result.adapter_sha256))
+            evaluation = await compare(job, result.adapter_sha256, parts)
         except AdapterRefused as error:
             return Change.failed(JobError(code=ErrorCode.ADAPTER_NOT_SERVABLE, message=str(error)))
         except ApiError as error:  # the adapter is good as far as anybody knows: what was trained is not thrown away
             message = f"The model could not be tried in vLLM yet: {error.message}"
             events.append(NewEvent(key="not-tried", level="warn", message=message))
+    if evaluation is not None:
+        level: Literal["info", "warn"] = "info" if evaluation.status == "completed" else "warn"
+        events.append(NewEvent(key="evaluated", level=level, message=evaluation.summary()))
     result_file = await _store_result_file(job, parts)
     events += [
         NewEvent(key="model-created", message=f"New fine-tuned model created: {name}"),
@@ -59,6 +66,8 @@ async def publish(job: JobRow, result: JobResult, parts: Parts) -> Change:
         columns={
             "fine_tuned_model": name,
             "trained_tokens": result.trained_tokens,
+            "seconds": result.seconds,
+            "evaluation": evaluation and evaluation.to_column(),
             "result_files": [result_file.id],
             "finished_at": time.time(),
             "estimated_finish": None,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from service.database.engine import Sessions
 from service.database.tables import JobRow
+from service.evaluation.evaluation import Evaluator
 from service.executors.base import Executor
 from service.inference.routing import ServedModel
 from service.object_storage.base import ObjectStorage
@@ -12,8 +13,6 @@ from service.operations.telemetry import Telemetry
 from service.settings import Settings
 from tuning.catalogue import Catalogue, CatalogueEntry, CatalogueError
 from tuning.resources import TrainingResources
-
-ADAPTERS_PREFIX = "adapters"
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,8 @@ class Parts:
     telemetry: Telemetry
     warm: Callable[[ServedModel], Awaitable[None]] | None
     """Loads a tuned model where it is served; None: nothing is served here."""
+    evaluator: Evaluator | None
+    """Compares a tuned model with what it was tuned from; None: nothing is served here."""
 
     def resources_of(self, job: JobRow) -> TrainingResources:
         """What the job asked for, else what its base model gets; on one machine a trainer has what there is.

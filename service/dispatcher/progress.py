@@ -26,6 +26,19 @@ from tuning.contract import (
 
 MAX_PARTS_A_STEP = 100  # after a long pause of the service: events appear in portions, not in one huge transaction
 
+_TOLD_MEASURES = {
+    "train_loss": "training loss",
+    "valid_loss": "validation loss",
+    "full_valid_loss": "full validation loss",
+    "train_reward_mean": "training reward mean",
+    "valid_reward_mean": "validation reward mean",
+    "full_valid_reward_mean": "full validation reward mean",
+    "train_reward_accuracy": "training reward accuracy",
+    "valid_reward_accuracy": "validation reward accuracy",
+    "full_valid_reward_accuracy": "full validation reward accuracy",
+}
+"""In the message of an event; its data has all measures."""
+
 _TRAINING_EVENT: TypeAdapter[TrainingEvent] = TypeAdapter(TrainingEvent)
 
 Part = list[TrainingEvent]
@@ -75,29 +88,22 @@ def event_changes(job: JobRow, parts: list[Part]) -> Change:
 
 
 def _metrics_event(event: MetricsEvent) -> NewEvent:
-    metrics = event.metrics
-    losses = [
-        f"{name}={value:.2f}"
-        for name, value in (
-            ("training loss", metrics.train_loss),
-            ("validation loss", metrics.valid_loss),
-            ("full validation loss", metrics.full_valid_loss),
-        )
-        if value is not None
-    ]
+    data = event.metrics.model_dump(exclude_none=True)
+    told = [f"{words}={data[name]:.2f}" for name, words in _TOLD_MEASURES.items() if name in data]
     return NewEvent(
-        key=f"step-{metrics.step}",
+        key=f"step-{event.metrics.step}",
         type="metrics",
-        message=f"Step {metrics.step}/{metrics.total_steps}: {', '.join(losses)}",
-        data=metrics.model_dump(exclude_none=True),
+        message=f"Step {event.metrics.step}/{event.metrics.total_steps}: {', '.join(told)}",
+        data=data,
         created_at=event.created_at,
     )
 
 
 def _add_checkpoint(change: Change, job: JobRow, event: CheckpointEvent) -> None:
-    """The last one is the tuned model itself: it is listed under that name, and exists once the job has succeeded."""
-    is_last = event.step == event.metrics.total_steps
-    name = job.model_name if is_last else f"{job.model_name}:ckpt-step-{event.step}"
+    """The last one is the tuned model itself: it is listed under that name, and exists once the job has succeeded. Its
+    step may be an earlier one, which has a checkpoint of its own then."""
+    is_result = event.step == event.metrics.total_steps if event.is_result is None else event.is_result
+    name = job.model_name if is_result else f"{job.model_name}:ckpt-step-{event.step}"
     change.checkpoints.append(
         CheckpointRow(
             id=new_checkpoint_id(),
@@ -109,7 +115,7 @@ def _add_checkpoint(change: Change, job: JobRow, event: CheckpointEvent) -> None
             metrics=_checkpoint_metrics(event.metrics),
         )
     )
-    if is_last:
+    if is_result:
         return
     change.models.append(
         ModelRow(

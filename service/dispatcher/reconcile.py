@@ -11,22 +11,18 @@ import time
 from service.database.tables import JobRow
 from service.dispatcher.change import AT_ONCE, WHEN_TOLD, Change
 from service.dispatcher.ending import end_without_result, publish
-from service.dispatcher.input_files import deleted_file
 from service.dispatcher.job_logs import store_logs
 from service.dispatcher.parts import Parts, run_prefix
 from service.dispatcher.progress import event_changes, read_events, result_in
 from service.dispatcher.starting import start
 from service.dispatcher.stopping import ask_to_stop, drop_all_states, drop_old_state
+from service.dispatcher.validating import validate
 from service.executors.base import Execution, ExecutionState
-from service.files.files import storage_key
-from service.fine_tuning.hyperparameters import Hyperparameters, resolve
 from service.fine_tuning.repository import NewEvent
 from service.fine_tuning.status import JobStatus
-from service.fine_tuning.validation import FileToCheck, ValidationFailed, validate_files
 from service.object_storage.base import ObjectNotFound
 from tuning.catalogue import CatalogueError
 from tuning.contract import RESULT_NAME, ErrorCode, JobError, JobResult, event_part_name
-from tuning.data.receipt import DataReceipt
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +37,7 @@ async def take_step(job: JobRow, parts: Parts) -> Change:
 async def _take_step(job: JobRow, parts: Parts) -> Change:
     match JobStatus(job.status):
         case JobStatus.VALIDATING_FILES:
-            return await _validate(job, parts)
+            return await validate(job, parts)
         case JobStatus.QUEUED if job.execution is None:
             return Change(due_in=None)  # `admission.py` says when it goes on
         case JobStatus.QUEUED if job.launched_at is None:
@@ -50,55 +46,6 @@ async def _take_step(job: JobRow, parts: Parts) -> Change:
             return await _follow(job, parts)
         case JobStatus.SUCCEEDED | JobStatus.FAILED | JobStatus.CANCELLED:
             return await _clean_up(job, parts)
-
-
-# --- validating_files ---------------------------------------------------------------------------------------------
-
-
-async def _validate(job: JobRow, parts: Parts) -> Change:
-    entry = parts.base_of(job)
-    if (deleted := await deleted_file(job, parts)) is not None:
-        return Change.failed(deleted)
-    try:
-        training, validation = await validate_files(
-            entry,
-            FileToCheck(parts.storage.uri(storage_key(job.training_file)), "training_file"),
-            FileToCheck(parts.storage.uri(storage_key(job.validation_file)), "validation_file")
-            if job.validation_file
-            else None,
-            parts.settings,
-        )
-    except ValidationFailed as failure:
-        # The file may have been deleted while it was read: then that is the reason to tell.
-        return Change.failed(await deleted_file(job, parts) or failure.error)
-    resolved = resolve(Hyperparameters.model_validate(job.hyperparameters), entry, training.trained_rows)
-    events = _receipt_events("Training", training)
-    if validation is not None:
-        events += _receipt_events("Validation", validation)
-    events.append(NewEvent(key="validated", message="Files validated, moving job to queued state"))
-    return Change(
-        status=JobStatus.QUEUED,
-        columns={
-            "hyperparameters": resolved.model_dump(),
-            "training_receipt": training.model_dump(mode="json"),
-            "validation_receipt": validation.model_dump(mode="json") if validation else None,
-        },
-        events=events,
-        due_in=None,
-    )
-
-
-def _receipt_events(which: str, receipt: DataReceipt) -> list[NewEvent]:
-    message = f"{which} file receipt: {receipt.summary()}"
-    has_findings = bool(receipt.total_cut_rows or receipt.total_dropped_rows)
-    return [
-        NewEvent(
-            key=f"receipt-{which.lower()}",
-            level="warn" if has_findings else "info",
-            message=message,
-            data=receipt.model_dump(mode="json"),
-        )
-    ]
 
 
 # --- queued and running -------------------------------------------------------------------------------------------

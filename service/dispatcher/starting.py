@@ -6,10 +6,11 @@ from service.database.tables import JobRow
 from service.dispatcher.change import AT_ONCE, WHEN_TOLD, Change
 from service.dispatcher.input_files import deleted_file
 from service.dispatcher.job_spec import job_spec
-from service.dispatcher.parts import ADAPTERS_PREFIX, Parts, run_prefix
+from service.dispatcher.parts import Parts, run_prefix
 from service.executors.base import ExecutionState, Launch
+from service.models.adapters import read_manifest
 from service.object_storage.base import ObjectNotFound
-from tuning.adapter_manifest import MANIFEST_NAME, AdapterManifest
+from tuning.adapter_manifest import AdapterManifest
 from tuning.contract import SPEC_NAME, ErrorCode, JobError
 
 
@@ -19,9 +20,9 @@ async def start(job: JobRow, parts: Parts) -> Change:
     if (deleted := await deleted_file(job, parts)) is not None:
         return Change.failed(deleted)
     try:
-        parent = await _parent(job, parts)
+        parent = await read_parent(job, parts)
     except (ObjectNotFound, ValueError) as error:
-        return Change.failed(_parent_unavailable(job, error))
+        return Change.failed(parent_unavailable(job, error))
     resources = parts.resources_of(job)
     spec = job_spec(job, parts, parent, resources)
     spec_key = f"{run_prefix(job)}/{SPEC_NAME}"
@@ -42,16 +43,14 @@ async def start(job: JobRow, parts: Parts) -> Change:
     return Change(columns={"launched_at": time.time()}, due_in=WHEN_TOLD if is_waiting else AT_ONCE)
 
 
-async def _parent(job: JobRow, parts: Parts) -> AdapterManifest | None:
+async def read_parent(job: JobRow, parts: Parts) -> AdapterManifest | None:
     """Of the adapter that training goes on from. Raises ObjectNotFound, and ValueError when it is damaged."""
-    sha256 = job.parent_adapter_sha256
-    if sha256 is None:
+    if job.parent_adapter_sha256 is None:
         return None
-    content = await parts.storage.get_bytes(f"{ADAPTERS_PREFIX}/{sha256}/{MANIFEST_NAME}")
-    return AdapterManifest.from_json(content, sha256)
+    return await read_manifest(parts.storage, job.parent_adapter_sha256)
 
 
-def _parent_unavailable(job: JobRow, error: Exception) -> JobError:
+def parent_unavailable(job: JobRow, error: Exception) -> JobError:
     message = (
         f"The adapter of model {job.model} can no longer be read: {error}. Name a base model or another tuned one."
     )

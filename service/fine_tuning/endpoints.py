@@ -2,14 +2,18 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 
 from service.auth import Reader, Writer
 from service.dependencies import ConfiguredSettings, LoadedCatalogue, NewSessions, Session, Storage, Waker
-from service.fine_tuning import jobs, logs, pausing, repository
+from service.fine_tuning import jobs, logs, pausing, receipts, repository
 from service.fine_tuning.metadata_filter import MetadataFilter
-from service.fine_tuning.schemas import Checkpoint, CheckpointPage, CreateJob, Event, Job, JobLogList
+from service.fine_tuning.planning import JobPlan, Surroundings, plan_job
+from service.fine_tuning.progress_schemas import Checkpoint, CheckpointPage, Event, JobLogList
+from service.fine_tuning.receipt_schemas import JobReceipt
+from service.fine_tuning.schemas import CreateJob, Job
+from service.graders.endpoints import GivenGraders
 from service.pagination import After, Page
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -21,17 +25,28 @@ _LOG_CONTENT: dict[int | str, dict[str, Any]] = {
 Limit = Annotated[int, Query(ge=0, le=1000, description="How many objects a page holds.")]
 
 
-@router.post("")
-async def create_fine_tuning_job(
+async def _plan(
     body: CreateJob,
     caller: Writer,
-    session: Session,
+    sessions: NewSessions,
+    storage: Storage,
     catalogue: LoadedCatalogue,
     settings: ConfiguredSettings,
-    wake: Waker,
+    graders: GivenGraders,
+) -> JobPlan:
+    return await plan_job(body, caller, Surroundings(settings, catalogue, sessions, storage, graders))
+
+
+Planned = Annotated[JobPlan, Depends(_plan)]
+"""Of the body. It stands before `Session`, so that no transaction is open while it is made."""
+
+
+@router.post("")
+async def create_fine_tuning_job(
+    plan: Planned, caller: Writer, session: Session, settings: ConfiguredSettings, wake: Waker
 ) -> Job:
     """Starts a fine-tuning job. It answers at once with `validating_files`; a bad file fails the job, not this call."""
-    row = await jobs.create_job(session, catalogue, settings, caller, body)
+    row = await jobs.create_job(session, settings, caller, plan)
     wake.after_commit(session)
     return Job.from_row(row, caller.organization_id, settings.paused_status)
 
@@ -127,6 +142,17 @@ async def list_fine_tuning_job_checkpoints(
         last_id=data[-1].id if data else None,
         has_more=has_more,
     )
+
+
+@router.get("/{fine_tuning_job_id}/receipt")
+async def retrieve_fine_tuning_job_receipt(fine_tuning_job_id: str, caller: Reader, session: Session) -> JobReceipt:
+    """What a job trains on, found while its files were validated, before anything is trained.
+
+    Rows, tokens and what is supervised of them, rows that are cut, left out, repeated or in both files, roles and
+    tools, and three rows as the model reads them, with what it learns from. While the files are being validated, and
+    when they were refused, the answer is 404.
+    """
+    return await receipts.get_receipt(session, caller.project_id, fine_tuning_job_id)
 
 
 @router.get("/{fine_tuning_job_id}/logs")

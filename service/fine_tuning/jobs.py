@@ -13,27 +13,33 @@ from service.errors import InvalidRequest, NotFound
 from service.files.files import get_input_file
 from service.fine_tuning import repository
 from service.fine_tuning.integrations import refuse_without_wandb, with_run_ids
+from service.fine_tuning.planning import JobPlan
 from service.fine_tuning.repository import NewEvent
 from service.fine_tuning.schemas import MAX_SEED, CreateJob
 from service.fine_tuning.status import JobStatus, checked_transition
 from service.ids import JOB_ID_PATTERN, fine_tuned_model_name, new_job_id
-from service.models.repository import get_usable_model
 from service.settings import Settings
 from service.webhooks.deliveries import record_event
-from tuning.catalogue import Catalogue, CatalogueEntry
 
 
-async def create_job(
-    session: AsyncSession, catalogue: Catalogue, settings: Settings, caller: Caller, asked: CreateJob
-) -> JobRow:
-    """Refuses what can be known now. A bad *content* of a file fails the job later, with the rows named."""
-    base, parent_adapter_sha256 = await _find_model(session, catalogue, caller, asked.model)
-    if asked.resolved_method != "supervised":
-        raise InvalidRequest(
-            f"The method '{asked.resolved_method}' is not available on this server yet; use 'supervised'.",
-            param="method.type",
-            code="method_not_available",
-        )
+async def create_job(session: AsyncSession, settings: Settings, caller: Caller, plan: JobPlan) -> JobRow:
+    row = await new_job(session, settings, caller, plan)
+    await repository.add_job(session, row)
+    events = [
+        NewEvent(key="created", message=f"Created fine-tuning job: {row.id}"),
+        NewEvent(key="validating", message=f"Validating training file: {row.training_file}"),
+    ]
+    if row.validation_file:
+        message = f"Validating validation file: {row.validation_file}"
+        events.append(NewEvent(key="validating-validation", message=message))
+    repository.add_events(session, row.id, events)
+    return row
+
+
+async def new_job(session: AsyncSession, settings: Settings, caller: Caller, plan: JobPlan) -> JobRow:
+    """A row that is not in the database yet. Refuses what can be known now. A bad *content* of a file fails the job
+    later, with the rows named."""
+    asked, base, training = plan.asked, plan.base, plan.training
     resources = _resources(asked, settings)
     if asked.integrations:
         refuse_without_wandb(settings)
@@ -46,37 +52,28 @@ async def create_job(
             await get_input_file(session, caller.project_id, file_id, purpose="fine-tune", param=param)
     job_id = new_job_id()
     suffix = name_part(asked.suffix) if asked.suffix else None
-    row = JobRow(
+    return JobRow(
         id=job_id,
         project_id=caller.project_id,
         created_at=time.time(),
         status=JobStatus.VALIDATING_FILES,
         model=asked.model,
         base_model=base.name,
-        parent_adapter_sha256=parent_adapter_sha256,
+        parent_adapter_sha256=plan.parent_adapter_sha256,
         model_name=fine_tuned_model_name(base.name, caller.organization, suffix, job_id),
         training_file=asked.training_file,
         validation_file=asked.validation_file,
         suffix=asked.suffix,
         seed=secrets.randbelow(MAX_SEED + 1) if asked.seed is None else asked.seed,
         job_metadata=asked.metadata or None,
-        method_type=asked.resolved_method,
-        hyperparameters=asked.merged_hyperparameters.model_dump(),
+        method_type=training.method,
+        hyperparameters=training.hyperparameters,
         integrations=with_run_ids(asked.integrations or [], job_id),
         resources=resources,
+        x_training=training.extension.to_column(),
         result_files=[],
         due_at=time.time(),
     )
-    await repository.add_job(session, row)
-    events = [
-        NewEvent(key="created", message=f"Created fine-tuning job: {row.id}"),
-        NewEvent(key="validating", message=f"Validating training file: {row.training_file}"),
-    ]
-    if row.validation_file:
-        message = f"Validating validation file: {row.validation_file}"
-        events.append(NewEvent(key="validating-validation", message=message))
-    repository.add_events(session, row.id, events)
-    return row
 
 
 async def get_job(session: AsyncSession, project_id: str, job_id: str) -> JobRow:
@@ -125,24 +122,6 @@ def _resources(asked: CreateJob, settings: Settings) -> dict[str, Any] | None:
 def name_part(suffix: str) -> str:
     """A suffix as it stands in a model's name: the user's own words, without what would break the name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", suffix).strip("-")
-
-
-async def _find_model(
-    session: AsyncSession, catalogue: Catalogue, caller: Caller, name: str
-) -> tuple[CatalogueEntry, str | None]:
-    """The base model, and the adapter that training goes on from when `name` is a tuned model or a checkpoint."""
-    if (entry := catalogue.get(name)) is not None:
-        return entry, None
-    tuned = await get_usable_model(session, caller.project_id, name)
-    base = catalogue.get(tuned.base_model) if tuned is not None else None
-    if tuned is None or base is None:
-        raise InvalidRequest(
-            f"Model {name} is not available for fine-tuning or does not exist. Available: "
-            f"{', '.join(entry.name for entry in catalogue.models)}, and what was tuned from them.",
-            param="model",
-            code="model_not_available",
-        )
-    return base, tuned.adapter_sha256
 
 
 def _no_such_job(job_id: str) -> NotFound:

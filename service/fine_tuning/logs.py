@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from service.database.tables import JobRow
 from service.dispatcher.parts import logs_prefix
 from service.errors import NotFound
-from service.fine_tuning.schemas import JobLog
+from service.fine_tuning.progress_schemas import JobLog
 from service.object_storage.base import ObjectNotFound, ObjectStorage
 
 _NAME = re.compile(r"([0-9]{4,9})-([A-Za-z0-9][A-Za-z0-9._-]{0,150})\.log")

@@ -84,9 +84,7 @@ async def make_due(session: AsyncSession, executions: Collection[str]) -> None:
 async def replace_checkpoint(session: AsyncSession, checkpoint: CheckpointRow) -> None:
     """A second attempt reaches the same steps again: its checkpoint takes the place of the first one's."""
     await session.execute(
-        delete(CheckpointRow).where(
-            CheckpointRow.job_id == checkpoint.job_id, CheckpointRow.step_number == checkpoint.step_number
-        )
+        delete(CheckpointRow).where(CheckpointRow.job_id == checkpoint.job_id, CheckpointRow.model == checkpoint.model)
     )
     session.add(checkpoint)
 

@@ -1,50 +1,30 @@
-"""Jobs, events and checkpoints as OpenAI's clients send and read them."""
+"""Jobs as OpenAI's clients send and read them."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from service.database.tables import CheckpointRow, EventRow, JobRow
-from service.fine_tuning.hyperparameters import Hyperparameters
+from service.database.tables import JobRow
+from service.evaluation.schemas import Evaluation
+from service.fine_tuning.hyperparameters import (
+    DpoHyperparameters,
+    Hyperparameters,
+    ReinforcementHyperparameters,
+)
 from service.fine_tuning.integrations import Integration, IntegrationBody
+from service.fine_tuning.method_schemas import HYPERPARAMETERS, Method, MethodBody, ReinforcementMethod, method_body
+from service.fine_tuning.resolution import AskedTraining, ResolvedValue
 from service.fine_tuning.status import JobStatus
+from service.fine_tuning.training_extension import TrainingExtension
 from service.unix_time import whole_seconds
-from tuning.resources import TrainingResources
+from tuning.contract import MethodName
+from tuning.graders.schemas import Grader
 
 Metadata = dict[
     Annotated[str, StringConstraints(min_length=1, max_length=64)], Annotated[str, StringConstraints(max_length=512)]
 ]
 
 MAX_SEED = 2**31 - 1
-
-
-class SupervisedMethod(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    hyperparameters: Hyperparameters | None = None
-
-
-class Method(BaseModel):
-    """`type` decides; the blocks of the other methods may be there and are not looked at."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: SupervisedMethod | None = None
-    dpo: dict[str, Any] | None = None
-    reinforcement: dict[str, Any] | None = None
-
-
-class TrainingExtension(BaseModel):
-    """What OpenAI's fields cannot say; with the SDK: `extra_body={"x_training": {…}}`."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"resources": {"gpus": 2}}]})
-
-    resources: TrainingResources | None = Field(
-        None,
-        description="What each node of the training run gets on a cluster. What is not named comes from the base "
-        "model's entry in the catalogue.",
-    )
 
 
 class CreateJob(BaseModel):
@@ -82,27 +62,35 @@ class CreateJob(BaseModel):
     )
 
     @property
-    def resolved_method(self) -> Literal["supervised", "dpo", "reinforcement"]:
+    def resolved_method(self) -> MethodName:
+        if self.x_training is not None and self.x_training.method is not None:
+            return self.x_training.method
         return self.method.type if self.method else "supervised"
 
     @property
-    def merged_hyperparameters(self) -> Hyperparameters:
-        """`method.supervised.hyperparameters` over the deprecated `hyperparameters`, field by field."""
+    def reward(self) -> Grader | None:
+        block = self.method.block if self.method else None
+        return block.grader if isinstance(block, ReinforcementMethod) else None
+
+    @property
+    def asked_training(self) -> AskedTraining:
+        """Without what only a cluster needs. `method.*.hyperparameters` wins over the deprecated `hyperparameters`,
+        field by field."""
+        method = self.resolved_method
+        block = self.method.block if self.method else None
         given = self.hyperparameters.model_dump(exclude_unset=True) if self.hyperparameters else {}
-        if self.method and self.method.supervised and self.method.supervised.hyperparameters:
-            given |= self.method.supervised.hyperparameters.model_dump(exclude_unset=True)
-        return Hyperparameters.model_validate(given)
+        if block is not None and block.hyperparameters is not None:
+            given |= block.hyperparameters.model_dump(exclude_unset=True)
+        hyperparameters = HYPERPARAMETERS[method].model_validate(given).model_dump()
+        if self.reward is not None:
+            hyperparameters["grader"] = self.reward.model_dump(mode="json", exclude_unset=True)
+        return AskedTraining(method, hyperparameters, self.x_training or TrainingExtension())
 
 
 class JobErrorBody(BaseModel):
     code: str
     message: str
     param: str | None
-
-
-class MethodBody(BaseModel):
-    type: Literal["supervised"]
-    supervised: SupervisedMethod
 
 
 _JOB_EXAMPLE: dict[str, JsonValue] = {
@@ -129,7 +117,16 @@ _JOB_EXAMPLE: dict[str, JsonValue] = {
     "metadata": None,
     "user_provided_suffix": "smart-home",
     "paused": False,
-    "x_training": None,
+    "x_training": {"r": 8},
+    "evaluation": None,
+    "x_resolved": {
+        "learning_rate": {
+            "value": 2.0e-3,
+            "source": "auto",
+            "because": "learning_rate_multiplier times 0.002: the catalogue's rate",
+        },
+        "r": {"value": 8, "source": "user", "because": "as asked for"},
+    },
     "integrations": [
         {
             "type": "wandb",
@@ -166,8 +163,8 @@ class Job(BaseModel):
     training_file: str
     validation_file: str | None
     result_files: list[str]
-    hyperparameters: Hyperparameters
-    method: MethodBody
+    hyperparameters: DpoHyperparameters | ReinforcementHyperparameters | Hyperparameters
+    method: MethodBody | None = Field(description="Null: a method that OpenAI does not have, see `x_training.method`.")
     seed: int
     trained_tokens: int | None
     estimated_finish: int | None
@@ -175,14 +172,22 @@ class Job(BaseModel):
     metadata: dict[str, str] | None
     user_provided_suffix: str | None
     integrations: list[IntegrationBody]
-    x_training: TrainingExtension | None = Field(description="As asked for. An extension of this server.")
+    x_training: dict[str, JsonValue] | None = Field(description="As asked for. An extension of this server.")
+    x_resolved: dict[str, ResolvedValue] | None = Field(
+        description="All that decides about the training, with its source; null until the files are validated. An "
+        "extension of this server."
+    )
+    evaluation: Evaluation | None = Field(
+        description="Of a job with a validation file, once it has succeeded. An extension of this server."
+    )
     usage_metrics: None = None
     shared_with_openai: Literal[False] = False
     eval_id: None = None
 
     @classmethod
     def from_row(cls, row: JobRow, organization_id: str, paused_status: Literal["queued", "paused"]) -> Self:
-        hyperparameters = Hyperparameters.model_validate(row.hyperparameters)
+        method = cast(MethodName, row.method_type)
+        numbers = {name: value for name, value in row.hyperparameters.items() if name != "grader"}
         return cls(
             id=row.id,
             created_at=int(row.created_at),
@@ -195,8 +200,8 @@ class Job(BaseModel):
             training_file=row.training_file,
             validation_file=row.validation_file,
             result_files=row.result_files,
-            hyperparameters=hyperparameters,
-            method=MethodBody(type="supervised", supervised=SupervisedMethod(hyperparameters=hyperparameters)),
+            hyperparameters=HYPERPARAMETERS[method].model_validate(numbers),
+            method=method_body(method, row.hyperparameters),
             seed=row.seed,
             trained_tokens=row.trained_tokens,
             estimated_finish=None if row.is_paused else whole_seconds(row.estimated_finish),
@@ -204,117 +209,15 @@ class Job(BaseModel):
             metadata=row.job_metadata,
             user_provided_suffix=row.suffix,
             integrations=[IntegrationBody.model_validate(each) for each in row.integrations],
-            x_training=TrainingExtension.model_validate({"resources": row.resources}) if row.resources else None,
+            x_training=_shown_extension(row),
+            x_resolved=row.x_resolved,
+            evaluation=Evaluation.model_validate(row.evaluation) if row.evaluation else None,
         )
 
 
-class Event(BaseModel):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "object": "fine_tuning.job.event",
-                    "id": "ftevent-6Q0mC1pYwzX2vB4nT8sKdL3f",
-                    "created_at": 1795263612,
-                    "level": "info",
-                    "message": "Step 60/200: training loss=0.73, validation loss=1.46",
-                    "type": "metrics",
-                    "data": {"step": 60, "total_steps": 200, "train_loss": 0.73, "valid_loss": 1.46},
-                }
-            ]
-        }
-    )
-
-    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
-    id: str
-    created_at: int
-    level: Literal["info", "warn", "error"]
-    message: str
-    type: Literal["message", "metrics"]
-    data: dict[str, Any] | None
-
-    @classmethod
-    def from_row(cls, row: EventRow) -> Self:
-        return cls(
-            id=row.id,
-            created_at=int(row.created_at),
-            level=row.level,
-            message=row.message,
-            type=row.type,
-            data=row.data,
-        )
-
-
-class Checkpoint(BaseModel):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "object": "fine_tuning.job.checkpoint",
-                    "id": "ftckpt_c0Rr3ctH0rs3B4tt3ryStapl3",
-                    "created_at": 1795263640,
-                    "fine_tuned_model_checkpoint": "ft:fettle-tiny:fettle:smart-home:zX81QlWe:ckpt-step-100",
-                    "fine_tuning_job_id": "ftjob-aQ3kV9mT2pLxW7cYzX81QlWe",
-                    "step_number": 100,
-                    "metrics": {"step": 100, "train_loss": 0.31, "full_valid_loss": 0.35},
-                }
-            ]
-        }
-    )
-
-    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
-    id: str
-    created_at: int
-    fine_tuned_model_checkpoint: str
-    fine_tuning_job_id: str
-    step_number: int
-    metrics: dict[str, float]
-
-    @classmethod
-    def from_row(cls, row: CheckpointRow) -> Self:
-        return cls(
-            id=row.id,
-            created_at=int(row.created_at),
-            fine_tuned_model_checkpoint=row.model,
-            fine_tuning_job_id=row.job_id,
-            step_number=row.step_number,
-            metrics=row.metrics,
-        )
-
-
-class CheckpointPage(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[Checkpoint]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-class JobLog(BaseModel):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "object": "fine_tuning.job.log",
-                    "name": "0001-trainer.log",
-                    "attempt": 1,
-                    "container": "trainer",
-                    "bytes": 18213,
-                }
-            ]
-        }
-    )
-
-    object: Literal["fine_tuning.job.log"] = "fine_tuning.job.log"
-    name: str
-    attempt: int = Field(description="From 1: a job is tried again after a crash, and goes on after a pause.")
-    container: str = Field(description="Whose output it is; `trainer` on one machine.")
-    bytes: int
-
-
-class JobLogList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[JobLog]
+def _shown_extension(row: JobRow) -> dict[str, Any] | None:
+    resources = {"resources": row.resources} if row.resources else {}
+    return (row.x_training or {}) | resources or None
 
 
 def _shown_status(row: JobRow, paused_status: str) -> str:

@@ -4,12 +4,16 @@ import json
 import sys
 from typing import Any
 
+from service.fine_tuning.overlap import compare_receipts
 from service.object_storage import open_chunks
 from service.object_storage.base import ObjectNotFound, S3Access
+from service.worker_process import end_with_caller
 from tuning.catalogue import CatalogueEntry, CatalogueError
-from tuning.contract import ErrorCode, JobError
-from tuning.data.receipt import MIN_ROWS, DataError, DataReceipt, TooFewRowsError, make_receipt
+from tuning.contract import ErrorCode, JobError, MethodName
+from tuning.data.findings import Finding
+from tuning.data.receipt import MIN_ROWS, DataError, DataReceipt, TooFewRowsError, check_rows
 from tuning.data.rendering import ChatRenderer, RenderingError
+from tuning.data.row_digests import RowDigests
 
 # A training file needs OpenAI's ten examples; a validation file is only measured on.
 _FILES: dict[str, tuple[str, int, ErrorCode, ErrorCode]] = {
@@ -35,6 +39,7 @@ class _Refused(Exception):
 
 
 def main() -> None:
+    end_with_caller()
     question = json.load(sys.stdin)
     try:
         receipts = check_files(question)
@@ -45,24 +50,44 @@ def main() -> None:
 
 
 def check_files(question: dict[str, Any]) -> list[DataReceipt]:
+    """The training file's receipt and, where there is a validation file, its one too."""
     try:
-        renderer = ChatRenderer.from_entry(CatalogueEntry.model_validate(question["entry"]))
-        return [_check_file(renderer, file["uri"], file["param"], question["s3"]) for file in question["files"]]
+        renderer = ChatRenderer.from_entry(CatalogueEntry.model_validate(question["entry"]), question["max_length"])
+        training, *others = question["files"]
+        receipt, rows = _check_file(renderer, training, question["method"], question["s3"])
+        if not others:
+            return [receipt]
+        [validation] = others
+        if validation["uri"] == training["uri"]:
+            return [receipt, compare_receipts(receipt, rows, receipt, rows)]
+        other_receipt, other_rows = _check_file(renderer, validation, question["method"], question["s3"])
+        return [receipt, compare_receipts(receipt, rows, other_receipt, other_rows)]
     except (CatalogueError, RenderingError) as error:
         raise _Refused(JobError(code=ErrorCode.MODEL_UNAVAILABLE, message=str(error), param="model")) from error
 
 
-def _check_file(renderer: ChatRenderer, uri: str, param: str, s3: S3Access) -> DataReceipt:
+def _check_file(
+    renderer: ChatRenderer, file: dict[str, str], method: MethodName, s3: S3Access
+) -> tuple[DataReceipt, RowDigests]:
+    param = file["param"]
     name, min_rows, invalid, deleted = _FILES[param]
     try:
-        chunks = open_chunks(uri, **s3)
-        return make_receipt(chunks, renderer, file=name, min_rows=min_rows)
+        chunks = open_chunks(file["uri"], **s3)
+        receipt, rows = check_rows(chunks, renderer, file=name, min_rows=min_rows, method=method)
     except ObjectNotFound as error:
         raise _Refused(JobError(code=deleted, message=f"{name} was deleted.", param=param)) from error
     except TooFewRowsError as error:
         raise _Refused(JobError(code=ErrorCode.INVALID_N_EXAMPLES, message=str(error), param=param)) from error
     except DataError as error:
         raise _Refused(JobError(code=invalid, message=str(error), param=param)) from error
+    if param == "training_file" and (finding := _find_one_label(receipt)) is not None:
+        raise _Refused(JobError(code=invalid, message=finding.message, param=param))
+    return receipt, rows
+
+
+def _find_one_label(receipt: DataReceipt) -> Finding | None:
+    """Nothing can be learned from labels that are all the same; measured on they may be."""
+    return next((finding for finding in receipt.findings if finding.code == "one_label"), None)
 
 
 if __name__ == "__main__":

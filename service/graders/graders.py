@@ -1,7 +1,7 @@
 """The rules of graders: what can be graded with here, and how many runs at once."""
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -38,7 +38,14 @@ class Graders:
         self._similarity = SimilarityWorkers(at_once)
         self._running = 0
 
-    async def run(self, project_id: str, grader: Grader, answer: str, item: Mapping[str, Any]) -> Grade:
+    async def run(
+        self,
+        project_id: str,
+        grader: Grader,
+        answer: str,
+        item: Mapping[str, Any],
+        output_tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Grade:
         """Raises ApiError when this grader can grade nothing here."""
         async with self._place():
             await self._check(project_id, grader)
@@ -47,15 +54,24 @@ class Graders:
                 run_python=self._sandbox.run,
                 measure_similarity=self._similarity.measure,
             )
-            return await grade(grader, Sample(answer), item, tools)
+            return await grade(grader, Sample(answer, output_tools), item, tools)
 
-    async def validate(self, project_id: str, grader: Grader) -> None:
-        """As `run` raises, and also when the source of a python grader does not load."""
+    async def validate(self, project_id: str, grader: Grader, place: str = "grader") -> None:
+        """As `run` raises, and also when the source of a python grader does not load. `place`: in the request."""
         async with self._place():
-            await self._check(project_id, grader)
-            for param, part in _parts(grader):
-                if isinstance(part, PythonGrader):
-                    await self._load(part, f"{param}.source")
+            await self._check(project_id, grader, place)
+            await self._load_parts(grader, place)
+
+    async def validate_reward(self, project_id: str, grader: Grader, place: str) -> None:
+        """As `validate` raises, and for graders that ask a model."""
+        for param, part in _parts(grader, place):
+            if isinstance(part, ScoreModelGrader | LabelModelGrader):
+                raise InvalidRequest(
+                    f"'{part.type}' is refused - 'type': a grader of a reinforcement job runs where the job trains, "
+                    "which has no way to a model. Use a 'string_check', 'text_similarity', 'python' or 'multi' grader.",
+                    param=f"{param}.type",
+                )
+        await self.validate(project_id, grader, place)
 
     async def close(self) -> None:
         await self._models.close()
@@ -71,13 +87,18 @@ class Graders:
         finally:
             self._running -= 1
 
-    async def _check(self, project_id: str, grader: Grader) -> None:
-        for param, part in _parts(grader):
+    async def _check(self, project_id: str, grader: Grader, place: str = "grader") -> None:
+        for param, part in _parts(grader, place):
             if isinstance(part, ScoreModelGrader | LabelModelGrader):
                 await self._models.check(project_id, part.model, f"{param}.model")
             elif isinstance(part, PythonGrader) and (reason := await self._sandbox.refusal()) is not None:
                 message = f"Python graders are refused here, for they run your code only in a sandbox: {reason}."
                 raise InvalidRequest(message, param=f"{param}.type", code="python_grader_unavailable")
+
+    async def _load_parts(self, grader: Grader, place: str) -> None:
+        for param, part in _parts(grader, place):
+            if isinstance(part, PythonGrader):
+                await self._load(part, f"{param}.source")
 
     async def _load(self, grader: PythonGrader, param: str) -> None:
         try:
@@ -89,9 +110,9 @@ class Graders:
             raise InvalidRequest(message, param=param) from failure
 
 
-def _parts(grader: Grader) -> Iterator[tuple[str, SubGrader]]:
+def _parts(grader: Grader, place: str) -> Iterator[tuple[str, SubGrader]]:
     """The graders that grade by themselves, each with its place in the request."""
     if isinstance(grader, MultiGrader):
-        yield from ((f"grader.graders.{name}", part) for name, part in grader.graders.items())
+        yield from ((f"{place}.graders.{name}", part) for name, part in grader.graders.items())
     else:
-        yield "grader", grader
+        yield place, grader

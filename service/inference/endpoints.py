@@ -1,7 +1,5 @@
 """`/v1/chat/completions` and `/v1/completions`: find the model, pass the request through to its vLLM."""
 
-import asyncio
-from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,6 +10,7 @@ from service.errors import InvalidRequest, NotFound
 from service.inference import documentation
 from service.inference.gateway import forward
 from service.json_body import check_json, read_limited
+from service.leaving_clients import until_disconnect
 
 router = APIRouter(tags=["Inference"])
 
@@ -53,7 +52,8 @@ async def _pass_through(path: str, request: Request, caller: Caller) -> Response
     if model is None:
         raise NotFound(f"The model '{body['model']}' does not exist", param="model", code="model_not_found")
     request.state.base_model = model.base.name
-    return await _until_disconnect(request, forward(servers, path, body, model))
+    # cancelled, and the request to vLLM with it, when the client goes away before the answer begins
+    return await until_disconnect(request, forward(servers, path, body, model))
 
 
 async def _read_body(request: Request) -> dict[str, Any]:
@@ -68,22 +68,3 @@ async def _read_body(request: Request) -> dict[str, Any]:
         message = "you must provide a model parameter" if model is None else "The value of 'model' must be a string."
         raise InvalidRequest(message, param="model")
     return body
-
-
-async def _until_disconnect(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
-    """Cancels the answer, and with it the request to vLLM, when the client goes away before it begins."""
-    answering = asyncio.ensure_future(answer)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            return Response(status_code=499)  # nobody reads it; nginx's word for a client that left, for the log
-        return answering.result()
-    finally:
-        leaving.cancel()
-        answering.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

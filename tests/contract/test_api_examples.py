@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from service.checkpoint_permissions.schemas import CheckpointPermission, CreateCheckpointPermissions
 from service.files.schemas import File
-from service.fine_tuning.schemas import Checkpoint, CreateJob, Event, Job
+from service.fine_tuning.progress_schemas import Checkpoint, Event
+from service.fine_tuning.schemas import CreateJob, Job
 from service.projects.schemas import AdminApiKey, CreateProject, CreateProjectApiKey, Project, ProjectApiKey
 
 

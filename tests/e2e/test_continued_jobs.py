@@ -7,6 +7,7 @@ import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
+from tests.fixtures.refusals import refused_job
 from tests.fixtures.rows import chat_rows, to_jsonl
 from tests.fixtures.service import RunningService, keep_running
 from tests.fixtures.wandb_files import read_run
@@ -58,6 +59,16 @@ def test_the_run_in_wandb_has_every_step_and_the_jobs_run_id(own: RunningService
     assert [metrics["train_loss"] for metrics in run.metrics] == pytest.approx(losses(own, parent.id))
     assert len(run.metrics) == STEPS
     assert any("wandb sync" in event.message for event in own.events(parent.id))
+
+
+def test_a_tuned_models_adapter_keeps_its_shape(own: RunningService, parent: FineTuningJob) -> None:
+    training_file = own.upload(to_jsonl(chat_rows(40)))
+    asked = {"model": parent.fine_tuned_model, "training_file": training_file}
+    error = refused_job(own, **asked, x_training={"r": 4})
+    assert error["param"] == "x_training.r"
+    assert error["message"].startswith("4 is not 16 - 'r': training goes on from the adapter of ft:fettle-tiny")
+    job = own.client.fine_tuning.jobs.create(**asked, extra_body={"x_training": {"r": 16}})  # type: ignore[arg-type]
+    own.client.fine_tuning.jobs.cancel(job.id)
 
 
 def test_a_tuned_model_is_tuned_again_also_when_it_is_deleted_meanwhile(

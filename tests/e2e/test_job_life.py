@@ -67,7 +67,7 @@ def succeeded(own: RunningService) -> FineTuningJob:
     job = own.client.fine_tuning.jobs.create(
         model="fettle-tiny",
         training_file=own.upload(to_jsonl(chat_rows(16))),
-        validation_file=own.upload(to_jsonl(chat_rows(5))),
+        validation_file=own.upload(to_jsonl(chat_rows(21)[16:])),
         hyperparameters={"n_epochs": 3, "batch_size": 4},
         suffix="My Model!",
         seed=7,

@@ -1,7 +1,10 @@
 """From a file to an answering model, through the stock client and a real vLLM on the CPU."""
 
 import json
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,13 @@ pytestmark = [
 ]
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tool_calls"
+GRADER = {
+    "type": "text_similarity",
+    "name": "calls a tool",
+    "input": "{{sample.output_tools[0].function.name}}",
+    "reference": "{{item.tools[0].function.name}}",
+    "evaluation_metric": "fuzzy_match",
+}
 JOB_SECONDS = 300  # training, and the start of vLLM
 
 
@@ -36,11 +46,14 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 @pytest.fixture(scope="module")
 def job(serving: RunningService) -> FineTuningJob:
     rows = (EXAMPLES / "train.jsonl").read_bytes().splitlines(keepends=True)[:200]
+    held_out = (EXAMPLES / "held_out.jsonl").read_bytes().splitlines(keepends=True)[:8]
     created = serving.client.fine_tuning.jobs.create(
         model="fettle-tiny",
         training_file=serving.upload(b"".join(rows)),
+        validation_file=serving.upload(b"".join(held_out)),
         hyperparameters={"n_epochs": 2, "batch_size": 16},
         suffix="home",
+        extra_body={"x_training": {"evaluation": {"rows": 8, "grader": GRADER}}},
     )
     ended = serving.wait_for_job(created.id, timeout=JOB_SECONDS)
     assert ended.status == "succeeded", serving.describe(created.id)
@@ -72,6 +85,37 @@ def test_the_tuned_model_answers_under_its_own_name_and_other_than_its_base(
     assert sum(call is not None for call in calls) >= len(calls) // 2, "the tuned model hardly calls tools"
 
 
+def test_the_job_tells_how_much_better_the_tuned_model_answers_held_out_rows(
+    serving: RunningService, job: FineTuningJob, questions: list[dict[str, Any]]
+) -> None:
+    assert job.model_extra is not None
+    evaluation = job.model_extra["evaluation"]
+    assert (evaluation["status"], evaluation["baseline"], evaluation["rows"]) == ("completed", "fettle-tiny", 8)
+    for model, when in (("fettle-tiny", "before"), (job.fine_tuned_model or "", "after")):
+        right = sum(called(ask(serving, model, row).choices[0].message) == called_in(row) for row in questions)
+        assert evaluation["exact_match"][when] == right / len(questions)
+    assert evaluation["loss"]["after"] < evaluation["loss"]["before"]
+    assert evaluation["token_accuracy"]["after"] > evaluation["token_accuracy"]["before"]
+    assert evaluation["grader"]["after"] > evaluation["grader"]["before"]
+    sample = evaluation["samples"][0]
+    assert sample["question"] == questions[0]["messages"][-2]["content"]
+    assert sample["expected"].startswith(questions[0]["messages"][-1]["tool_calls"][0]["function"]["name"])
+    [told] = [event.message for event in serving.events(job.id) if "held-out rows" in event.message]
+    assert "exact match 0 →" in told
+
+
+def called(message: Any) -> Any:
+    """The text, and each call's name and arguments."""
+    calls = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or ()]
+    return (message.content or "").strip(), calls
+
+
+def called_in(row: dict[str, Any]) -> Any:
+    wanted = row["messages"][-1]
+    calls = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in wanted["tool_calls"]]
+    return (wanted.get("content") or "").strip(), calls
+
+
 def test_a_streamed_answer_is_the_same_as_a_whole_one(
     serving: RunningService, job: FineTuningJob, questions: list[dict[str, Any]]
 ) -> None:
@@ -95,9 +139,32 @@ def test_vllm_reads_the_same_token_ids_that_training_rendered(
     renderer = ChatRenderer.from_entry(entry)
     for row in questions:
         answer = ask(serving, job.fine_tuned_model, row, extra_body={"return_token_ids": True})
-        trained_on = renderer.render(parse_row(json.dumps(row).encode(), 1))
+        [trained_on] = renderer.render(parse_row(json.dumps(row).encode(), 1)).sequences
         prompt = list(trained_on.input_ids[: trained_on.is_supervised.index(1)])
         assert answer.prompt_token_ids == prompt
+
+
+def test_prompts_are_scored_for_several_models_at_once_and_the_engine_lives(
+    serving: RunningService, job: FineTuningJob
+) -> None:
+    """Our repair of the CPU build: alone it ends the engine, and all requests with it."""
+
+    def score(model: str) -> list[float]:
+        options = {"prompt_logprobs": 0}
+        answer = serving.client.completions.create(
+            model=model, prompt="The lamp in the kitchen", max_tokens=1, temperature=0, extra_body=options
+        )
+        assert answer.choices[0].model_extra is not None
+        scores = answer.choices[0].model_extra["prompt_logprobs"][1:]
+        return [next(iter(each.values()))["logprob"] for each in scores]
+
+    models = ["fettle-tiny", job.fine_tuned_model or ""]
+    alone = [score(model) for model in models]
+    assert alone[0] != alone[1]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(score, models * 4))
+    for scores, expected in zip(together, alone * 4, strict=True):
+        assert scores == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_checkpoint_is_a_model_too(
@@ -160,6 +227,37 @@ def test_a_model_that_is_not_ours_is_not_found(serving: RunningService, model: s
     answer = httpx.post(f"{serving.url}/v1/chat/completions", json={"model": model, "messages": []})
     assert answer.status_code in (400, 404)
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_reinforcement_as_documented_makes_the_reward_of_served_answers_rise(serving: RunningService) -> None:
+    root = EXAMPLES.parents[1]
+    [code] = re.findall(r"```python\n(import json.*?)```", (root / "docs" / "reinforcement.md").read_text(), re.DOTALL)
+    code = code.replace("http://127.0.0.1:8000", serving.url).replace('"examples/', f'"{root}/examples/')
+    names: dict[str, Any] = {}
+    exec(code, names)
+    job: FineTuningJob = names["job"]
+    assert job.status == "succeeded", serving.describe(job.id)
+    assert job.method is not None and job.method.type == "reinforcement"
+
+    rows = (root / "examples" / "reinforcement" / "held_out.jsonl").read_text().splitlines()
+    grader = json.loads((root / "examples" / "reinforcement" / "grader.json").read_text())
+    exec(grader["source"], names)
+    rewards = {"fettle-tiny": 0.0, job.fine_tuned_model or "": 0.0}
+    for model in rewards:
+        for row in map(json.loads, rows):
+            answer = serving.client.chat.completions.create(
+                model=model, messages=row["messages"], temperature=0, max_tokens=24
+            )
+            with suppress(ValueError):
+                sample = {"output_json": json.loads(answer.choices[0].message.content or "")}
+                rewards[model] += names["grade"](sample, row) / len(rows)
+    before, after = rewards.values()
+    assert after > before + 0.2, rewards
+    events = serving.events(job.id)
+    metrics = [event.data for event in events if event.type == "metrics"]
+    assert metrics[-1]["train_reward_mean"] > metrics[0]["train_reward_mean"] + 0.2
+    assert metrics[-1]["full_valid_reward_mean"] > metrics[0]["valid_reward_mean"] + 0.2
+    assert any(event.message.startswith("Validation after step 10: best answer (reward ") for event in events)
 
 
 def test_a_killed_service_finds_its_vllm_again(

@@ -81,17 +81,21 @@ def launched() -> Iterator[list[subprocess.Popen[str]]]:
             process.wait()
 
 
-def test_two_processes_train_what_one_trains(tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize("method", ["supervised", "kto"])
+def test_two_processes_train_what_one_trains(tmp_path: Path, model: Path, method: str) -> None:
     """The last step of an epoch has one example, and nothing for the second process."""
-    size = {"rows": 9, "batch_size": 4, "validation_rows": 12, "lora_dropout": 0.0}
+    size = {"rows": 9, "batch_size": 4, "validation_rows": 12, "lora_dropout": 0.0, "method": method}
     one = job_of(ProcessesSpec(), tmp_path / "one", model, **size)
     two = job_of(TWO, tmp_path / "two", model, **size)
     expected_result = run_here(one)
     code, log = train(two)
     assert code == ExitCode.OK, log
 
-    for expected, actual in zip(step_metrics(one), step_metrics(two), strict=True):
-        assert actual == pytest.approx(expected, rel=1e-5)
+    compared = list(zip(step_metrics(one), step_metrics(two), strict=True))
+    if method == "kto":
+        del compared[:2]  # the model is its own reference still: rewards are what rounding leaves of 0
+    for expected, actual in compared:
+        assert actual == pytest.approx(expected, rel=1e-5, abs=1e-6)
     tensors = adapter(one, expected_result)
     for name, tensor in adapter(two, two.result()).items():
         torch.testing.assert_close(tensor, tensors[name], rtol=1e-3, atol=1e-5)

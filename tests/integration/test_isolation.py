@@ -75,6 +75,11 @@ RULES: dict[str, list[Probe]] = {
         Probe(body={"model": "{model}", "training_file": "{own[file]}"}),
         Probe(body={"model": "{checkpoint_model}", "training_file": "{own[file]}"}),
     ],
+    "estimate_fine_tuning_job": [
+        Probe(body={"model": "fettle-tiny", "training_file": "{file}"}),
+        Probe(body={"model": "fettle-tiny", "training_file": "{own[file]}", "validation_file": "{file}"}),
+        Probe(body={"model": "{model}", "training_file": "{own[file]}"}),
+    ],
     "list_fine_tuning_jobs": [Probe(query={"after": "{job}"})],
     "retrieve_fine_tuning_job": [Probe()],
     "cancel_fine_tuning_job": [Probe()],
@@ -88,6 +93,7 @@ RULES: dict[str, list[Probe]] = {
         Probe(),
         Probe(path={"fine_tuning_job_id": "{own[job]}"}, query={"after": "{checkpoint}"}),
     ],
+    "retrieve_fine_tuning_job_receipt": [Probe()],
     "list_fine_tuning_job_logs": [Probe()],
     "download_fine_tuning_job_log": [Probe(), Probe(path={"fine_tuning_job_id": "{own[job]}"})],
     "create_checkpoint_permissions": [

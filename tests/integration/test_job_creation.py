@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import openai
 import pytest
 
+from tests.fixtures.refusals import refused_job
 from tests.fixtures.rows import chat_rows, to_jsonl
 from tests.fixtures.service import RunningService
 
@@ -16,18 +16,8 @@ def training_file(service: RunningService) -> str:
     return service.upload(to_jsonl(chat_rows(12)))
 
 
-def refused(service: RunningService, **body: Any) -> dict[str, Any]:
-    with pytest.raises(openai.BadRequestError) as error:
-        service.client.post("/fine_tuning/jobs", body=body, cast_to=object)
-    answer = error.value.response.json()
-    assert set(answer) == {"error"}
-    assert set(answer["error"]) == {"message", "type", "param", "code"}
-    assert answer["error"]["type"] == "invalid_request_error"
-    return dict(answer["error"])
-
-
 def test_an_unknown_model_is_refused_with_the_models_there_are(service: RunningService, training_file: str) -> None:
-    error = refused(service, model="gpt-17", training_file=training_file)
+    error = refused_job(service, model="gpt-17", training_file=training_file)
     assert error["message"].startswith("Model gpt-17 is not available for fine-tuning or does not exist.")
     assert MODEL in error["message"]
     assert (error["param"], error["code"]) == ("model", "model_not_available")
@@ -35,31 +25,31 @@ def test_an_unknown_model_is_refused_with_the_models_there_are(service: RunningS
 
 @pytest.mark.parametrize("model", ["../fettle-tiny", "/etc", "meta-llama/Llama-3.2-1B", "./base_models/fettle-tiny"])
 def test_a_path_or_repository_is_never_a_model(service: RunningService, training_file: str, model: str) -> None:
-    assert refused(service, model=model, training_file=training_file)["code"] == "model_not_available"
+    assert refused_job(service, model=model, training_file=training_file)["code"] == "model_not_available"
 
 
 @pytest.mark.parametrize("file_id", ["", "rows.jsonl", "file-../../etc/passwd", "file-short", "file-" + "ä" * 22])
-def test_a_malformed_file_id_is_refused(service: RunningService, file_id: str) -> None:
-    error = refused(service, model=MODEL, training_file=file_id)
+def test_a_malformed_file_id_is_refused_job(service: RunningService, file_id: str) -> None:
+    error = refused_job(service, model=MODEL, training_file=file_id)
     assert (error["message"], error["param"]) == ("invalid training_file: Invalid File Name", "training_file")
 
 
-def test_a_file_that_does_not_exist_is_refused(service: RunningService, training_file: str) -> None:
+def test_a_file_that_does_not_exist_is_refused_job(service: RunningService, training_file: str) -> None:
     absent = "file-" + "0" * 22
-    assert absent in refused(service, model=MODEL, training_file=absent)["message"]
-    error = refused(service, model=MODEL, training_file=training_file, validation_file=absent)
+    assert absent in refused_job(service, model=MODEL, training_file=absent)["message"]
+    error = refused_job(service, model=MODEL, training_file=training_file, validation_file=absent)
     assert error["param"] == "validation_file"
 
 
-def test_a_deleted_file_is_refused(service: RunningService) -> None:
+def test_a_deleted_file_is_refused_job(service: RunningService) -> None:
     deleted = service.upload(to_jsonl(chat_rows(10)))
     service.client.files.delete(deleted)
-    assert "was deleted" in refused(service, model=MODEL, training_file=deleted)["message"]
+    assert "was deleted" in refused_job(service, model=MODEL, training_file=deleted)["message"]
 
 
-def test_a_file_with_another_purpose_is_refused(service: RunningService) -> None:
+def test_a_file_with_another_purpose_is_refused_job(service: RunningService) -> None:
     file_id = service.upload(b"{}\n", purpose="batch")
-    error = refused(service, model=MODEL, training_file=file_id)
+    error = refused_job(service, model=MODEL, training_file=file_id)
     assert "purpose 'batch'" in error["message"]
     assert "fine-tune" in error["message"]
 
@@ -87,16 +77,9 @@ def test_hyperparameters_out_of_range_or_type_are_refused(
     body = {"hyperparameters": given}
     if place == "method":
         body = {"method": {"type": "supervised", "supervised": {"hyperparameters": given}}}  # type: ignore[dict-item]
-    error = refused(service, model=MODEL, training_file=training_file, **body)
+    error = refused_job(service, model=MODEL, training_file=training_file, **body)
     assert message in error["message"]
     assert error["param"].endswith(name)
-
-
-@pytest.mark.parametrize("method", ["dpo", "reinforcement"])
-def test_a_method_that_is_not_run_is_refused(service: RunningService, training_file: str, method: str) -> None:
-    error = refused(service, model=MODEL, training_file=training_file, method={"type": method, method: {}})
-    assert method in error["message"]
-    assert error["param"] == "method.type"
 
 
 @pytest.mark.parametrize(
@@ -123,13 +106,13 @@ def test_other_bad_fields_are_refused_by_name(
 ) -> None:
     if "model" not in body and body:
         body = {"model": MODEL, "training_file": training_file} | body
-    error = refused(service, **body)
+    error = refused_job(service, **body)
     assert error["param"].startswith(param)
     assert param.rsplit(".")[-1] in error["message"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}" * 2])
-def test_a_body_that_is_no_json_object_is_refused(service: RunningService, content: bytes) -> None:
+def test_a_body_that_is_no_json_object_is_refused_job(service: RunningService, content: bytes) -> None:
     answer = service.client._client.post(
         f"{service.url}/v1/fine_tuning/jobs", content=content, headers={"content-type": "application/json"}
     )

@@ -21,9 +21,11 @@ from service.inference.gateway import warm
 from service.inference.routing import AdapterRefused, ServedModel
 from service.inference.vllm_server import VllmServers
 from service.settings import Settings
+from tests.fixtures.architectures import publish_untrained_adapter
 from tests.fixtures.inference import Gateway, running_gateway
 from tests.fixtures.tiny_model import build_tiny_model, publish_random_adapter, tiny_entry
 from tuning.adapter_manifest import MANIFEST_NAME
+from tuning.catalogue import DEFAULT_CATALOGUE, Catalogue
 
 pytestmark = [
     pytest.mark.slow,
@@ -80,6 +82,15 @@ async def test_first_requests_share_one_start_and_base_and_adapter_answer_differ
     assert base == base_again == await _say(gateway, "tiny")
     assert tuned == await _say(gateway, TUNED)
     assert tuned != base
+
+
+async def test_an_untrained_adapter_on_every_linear_layer_answers_as_its_base(gateway: Gateway, tmp_path: Path) -> None:
+    """Of the largest rank that is let through: what `servability.py` promises of the default base's architecture."""
+    base = gateway.models["tiny"].base
+    assert base.architecture == Catalogue.load(DEFAULT_CATALOGUE).models[0].architecture
+    sha256 = publish_untrained_adapter(gateway.adapters, base, tmp_path / "job", r=base.max_lora_rank)
+    untrained = gateway.add(ServedModel("ft:tiny:fettle::untrained", base, sha256))
+    assert await _say(gateway, untrained) == await _say(gateway, "tiny")
 
 
 async def test_a_stream_carries_the_public_name_in_every_chunk(gateway: Gateway) -> None:

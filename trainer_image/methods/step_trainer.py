@@ -5,27 +5,31 @@ all its units, divided by their number: tokens where each is predicted, rows whe
 depend on how the step is cut into micro-batches, or over how many trainers it is spread.
 """
 
+import gc
+import logging
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from trainer_image.collation import MicroBatch, StepCollator
 from trainer_image.distributed import ALONE, Group
-from trainer_image.errors import TrainingFailed
+from trainer_image.errors import TrainingFailed, is_out_of_memory, out_of_memory
 from trainer_image.parent_adapter import WEIGHTS_NAME, load_adapter_weights
+from trainer_image.randomness import random_state, set_random_state
 from tuning.contract import ErrorCode, JobSpec
+from tuning.memory import TOKENS_PER_MICRO_BATCH
 
-TOKENS_PER_MICRO_BATCH = {"cuda": 8192, "cpu": 2048}
-"""Padded tokens in one forward pass; a step with more is split, which changes its memory and not its result. A CPU
-is fastest while the activations fit its caches and a forward pass is not too short: of 1024, 2048, 4096 and 8192
-tokens, 2048 and 4096 took the least time for each step of a 1.8 M parameter model."""
+log = logging.getLogger("trainer")
+
 ROWS_PER_EVALUATION_BATCH = 64
 """Read at once; the collator splits them by tokens as well."""
 
@@ -34,8 +38,16 @@ Sums = dict[str, float]
 exact way to put batches of different sizes together."""
 
 
+class News(NamedTuple):
+    """Becomes an event, and never a line of the log: it may hold what users wrote."""
+
+    level: Literal["info", "warn"]
+    key: str
+    message: str
+
+
 class StepTrainer(SFTTrainer):  # type: ignore[misc]
-    """A dataloader batch is one optimizer step: the list of micro-batches that the collator made of its examples.
+    """A dataloader batch is one optimizer step: its examples, of which the collator makes micro-batches.
 
     Of several trainers each has its own micro-batches of the same step, and adds its gradients to those of the others.
     """
@@ -45,8 +57,12 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]
 
     spec: JobSpec
     group: Group
+    data_collator: Any
+    """Makes micro-batches of examples, each of at most `tokens_per_micro_batch`, which may change between two steps."""
     step_metrics: dict[str, float]
     """Of the step that ran last, as `metrics` has them."""
+    has_less_room: bool = False
+    """A step ran out of memory: since then forward passes are half as large, and activations are computed again."""
 
     # --- what a method says ---------------------------------------------------------------------------------------
 
@@ -68,24 +84,74 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]
     def on_rows_loaded(self) -> None:
         """Once, when all trainers are connected and before the first step: for what must be known of every row."""
 
+    def take_news(self) -> list[News]:
+        """What people should see of the step that ran last, told once."""
+        return []
+
     # --- a step ---------------------------------------------------------------------------------------------------
 
     def training_step(
-        self, model: torch.nn.Module, inputs: list[MicroBatch], num_items_in_batch: torch.Tensor | None = None
+        self, model: torch.nn.Module, inputs: list[Any], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
+        """`inputs`: the examples of the step, of which `data_collator` makes micro-batches. Of several trainers, each
+        gets all of them."""
+        self.state.num_input_tokens_seen += sum(_tokens_of(example) for example in inputs)
+        randomness = random_state()
+        sums = self._add_gradients(model, inputs)
+        if not self.has_less_room and self.group.sum(sums is None)[0] > 0:
+            # Cut smaller, from the step's beginning: as if it had been so from the start.
+            self._make_do_with_less(model)
+            set_random_state(randomness)
+            sums = self._add_gradients(model, inputs)
+        assert sums is not None
+        self.step_metrics = self.metrics(self._over_group(sums))
+        self.group.sum_gradients(model.parameters())
+        return torch.tensor(self.step_metrics["loss"], device=self.args.device)
+
+    def _add_gradients(self, model: torch.nn.Module, examples: list[Any]) -> Sums | None:
+        """Of this trainer's part of the step. None: it ran out of memory, for the first time."""
+        micro_batches = self.data_collator(examples)
         self._running_sums = sums = dict.fromkeys(self.SUMS, 0.0)
-        units = sum(self.count_units(batch) for batch in inputs)
+        units = sum(self.count_units(batch) for batch in micro_batches)
         step_units = torch.tensor(self.group.sum(units)[0], dtype=torch.int64, device=self.args.device)
         with (
             self.group.together(self.spec),
             self.group.own_randomness(self.args.seed, self.state.global_step),
         ):
-            for micro_batch in inputs:
-                SFTTrainer.training_step(self, model, micro_batch, step_units)
+            try:
+                for micro_batch in micro_batches:
+                    SFTTrainer.training_step(self, model, micro_batch, step_units)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.has_less_room:
+                    raise out_of_memory(self.spec, max(map(_tokens_of, examples), default=0)) from error
+                log.warning("step %d ran out of memory: %s", self.state.global_step + 1, str(error).partition("\n")[0])
+                return None
             self._raise_if_diverged(sums)
-        self.step_metrics = self.metrics(self._over_group(sums))
-        self.group.sum_gradients(model.parameters())
-        return torch.tensor(self.step_metrics["loss"], device=self.args.device)
+        return sums
+
+    def _make_do_with_less(self, model: torch.nn.Module) -> None:
+        """Memory for time. The step's result does not depend on it."""
+        self.has_less_room = True
+        model.zero_grad()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.data_collator.tokens_per_micro_batch //= 2
+        if not self.args.gradient_checkpointing:
+            self.args.gradient_checkpointing = True
+            self.model.gradient_checkpointing_enable()
+            self.model.enable_input_require_grads()
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Of the examples as they are: `training_step` cuts them, and cuts them again when they did not fit."""
+        collator, self.data_collator = self.data_collator, list
+        try:
+            loader: DataLoader[Any] = super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+        return loader
 
     def compute_loss(
         self,
@@ -133,9 +199,15 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]
             raise TrainingFailed(
                 ErrorCode.DIVERGED,
                 f"Training diverged: the loss of step {self.state.global_step + 1} is {sums['loss']}. "
-                "Lower learning_rate_multiplier (a tenth is a good next try), or raise batch_size.",
+                "Lower learning_rate_multiplier or x_training.learning_rate, whichever is set (a tenth is a good next "
+                "try), or raise batch_size.",
                 "learning_rate_multiplier",
             )
+
+
+def _tokens_of(example: Mapping[str, Any]) -> int:
+    """In all its sequences, with their prompts."""
+    return sum(len(values) for name, values in example.items() if name.endswith("input_ids"))
 
 
 def _add(sums: Sums, more: Sums) -> None:
@@ -146,7 +218,7 @@ def _add(sums: Sums, more: Sums) -> None:
 def training_arguments(spec: JobSpec, rows: int, work_dir: Path) -> SFTConfig:
     """`rows`: that are trained on."""
     method = spec.method
-    has_gpu = torch.cuda.is_available()
+    has_gpu, is_bfloat16 = torch.cuda.is_available(), spec.base_model.dtype == "bfloat16"
     steps = math.ceil(rows / method.batch_size) * method.n_epochs
     return SFTConfig(
         output_dir=str(work_dir),
@@ -160,12 +232,11 @@ def training_arguments(spec: JobSpec, rows: int, work_dir: Path) -> SFTConfig:
         neftune_noise_alpha=method.neftune_noise_alpha,
         seed=spec.seed,
         data_seed=spec.seed,
-        bf16=spec.base_model.dtype == "bfloat16",
+        bf16=is_bfloat16,
+        use_cpu=is_bfloat16 and not has_gpu,  # which transformers wants to be told
         optim="adamw_torch_fused" if has_gpu else "adamw_torch",
-        # Recomputing activations costs up to a third of the speed; on a GPU running out of memory costs the job.
-        gradient_checkpointing=has_gpu
-        if method.gradient_checkpointing == "auto"
-        else method.gradient_checkpointing == "on",
+        # Computing activations again costs up to a third of the speed: `auto` is off until a step does not fit.
+        gradient_checkpointing=method.gradient_checkpointing == "on",
         dataloader_pin_memory=has_gpu,
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -193,7 +264,8 @@ def build(
     work_dir: Path,
     group: Group = ALONE,
 ) -> StepTrainer:
-    """`kind` makes its own collator when it has another than `step_collator`."""
+    """`kind` makes its own collator when it has another than `step_collator`, with `tokens_per_micro_batch` too."""
+    weights = [(weight, weight.data) for weight in model.parameters() if weight.requires_grad]
     trainer = kind(
         model=model,
         args=training_arguments(spec, len(rows), work_dir),
@@ -201,6 +273,8 @@ def build(
         data_collator=step_collator(spec, group),
         processing_class=tokenizer,
     )
+    for weight, value in weights:
+        weight.data = value.to(weight.device)  # TRL has made bfloat16 of those on a quantised base
     trainer.spec, trainer.group = spec, group
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -15,14 +15,16 @@ TEMPLATE_DATE = datetime(2024, 7, 26)
 """What `strftime_now` tells: the same file must give the same ids tomorrow. It is the date in Llama 3's templates."""
 
 
+_DICT_ATTRIBUTES = frozenset(dir(dict))
+_PLAIN_JSON = json.JSONEncoder(ensure_ascii=False)
+
+
 class ChatTemplate:
     """Not for several threads at once: `{% generation %}` notes its place while the text is made."""
 
     def __init__(self, source: str) -> None:
         """Raises jinja2.TemplateSyntaxError."""
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-        )
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = TEMPLATE_DATE.strftime
@@ -30,6 +32,7 @@ class ChatTemplate:
         assert isinstance(tag, _GenerationTag)
         self._tag = tag
         self._template = environment.from_string(source)
+        self._globals = dict(self._template.globals)  # copied for every context; theirs is slow to copy
 
     @property
     def has_generation_tags(self) -> bool:
@@ -38,12 +41,21 @@ class ChatTemplate:
     def render(self, **variables: Any) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the start and end in it of each `{% generation %}` block. Raises what the template raises:
         jinja2.TemplateError, or the TypeError, ValueError or LookupError of an expression in it."""
-        self._tag.blocks = []
+        self._tag.blocks = blocks = []
         self._tag.spans = []
+        context = self._template.new_context({**self._globals, "documents": None, **variables}, shared=True)
         # One block after the other: a tag knows its place only while what stands before it has been collected.
-        for block in self._template.generate(documents=None, **variables):
-            self._tag.blocks.append(block)
-        return "".join(self._tag.blocks), self._tag.spans
+        for block in self._template.root_render_func(context):
+            blocks.append(block)  # noqa: PERF402 (see above)
+        return "".join(blocks), self._tag.spans
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        # A shorter way to the same: rows are dicts, where Jinja would first look for a method of that name.
+        if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
 
 
 class _GenerationTag(Extension):
@@ -78,6 +90,8 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """Jinja's own filter escapes HTML."""
+    if not (ensure_ascii or indent or separators or sort_keys):
+        return _PLAIN_JSON.encode(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -1,4 +1,4 @@
-"""Checks of one field of a row; `formats` and `tools` are made of them."""
+"""Checks of one field of a row; `messages`, `tools` and `formats` are made of them."""
 
 from collections.abc import Collection
 from typing import Any
@@ -12,6 +12,8 @@ _JSON_TYPES = {
     float: "a number",
     type(None): "null",
 }
+
+_MAX_SHOWN = 100
 
 
 class FieldError(Exception):
@@ -27,9 +29,10 @@ def expect_object(value: object, field: str, keys: Collection[str]) -> dict[str,
     """An object with no other keys than these: what we would not use must not look as if it were used."""
     if not isinstance(value, dict):
         raise FieldError(field, f"must be an object, but is {json_type(value)}")
-    if not value.keys() <= set(keys):
-        unknown = next(key for key in value if key not in keys)
-        raise FieldError(f"{field}.{unknown}", f"is not a known key; remove it, or use one of {', '.join(keys)}")
+    for key in value:
+        if key not in keys:
+            path = f"{field}.{shorten(key)}" if field else shorten(key)
+            raise FieldError(path, f"is not a known key; remove it, or use one of {', '.join(keys)}")
     return value
 
 
@@ -43,6 +46,11 @@ def expect_string(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise FieldError(field, f"must be a string, but is {json_type(value)}")
     return value
+
+
+def shorten(text: str) -> str:
+    """What a row says, short enough for a message."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def json_type(value: object) -> str:

@@ -1,10 +1,8 @@
-"""A row of a training file and every rule it must keep; the first step of `receipt.read_rows`.
+"""A line of a training file and every rule it must keep; the first step of `receipt.read_rows`.
 
-A row leaves here in one modern shape, whatever OpenAI's API allowed over the years: content is one string,
-`functions` are `tools`, `function_call` is `tool_calls`, call arguments are objects. That is the shape in which vLLM
-hands the same conversation to the chat template (`--chat-template-content-format string`), so both render alike.
+Which rows a file may hold depends on the job's method. `messages`, `tools` and `answers` have the rules.
 
-The last message need not be the assistant's, as long as an assistant turn is trained on.
+The last message of a chat row need not be the assistant's, as long as an assistant turn is trained on.
 """
 
 import json
@@ -12,35 +10,47 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from tuning.data.fields import FieldError, expect_list, expect_object, expect_string, json_type
-from tuning.data.tools import check_function_call, check_function_name, check_functions, check_tool_calls, check_tools
+from tuning.contract import MethodName
+from tuning.data.answers import read_completion, read_labelled, read_preference, refuse_weight_1
+from tuning.data.fields import FieldError, json_type, shorten
+from tuning.data.messages import TOOL_KEYS, check_messages, check_row_tools
+from tuning.data.rows import ChatRow, PromptRow, Row
+from tuning.data.tools import check_tools
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """So that a file without a line break cannot fill the memory. A 128k-token row has about half a megabyte."""
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+NESTED_TOO_DEEPLY = "is nested too deeply; make it flatter"
 
-_ROW_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
-_EMPTY_KEYS = ("refusal", "audio", "annotations", "function_call", "tool_calls", "tool_call_id", "name", "weight")
-"""Null or empty, they carry nothing: OpenAI's API writes some into every message that it answers with."""
-_MESSAGE_KEYS = {
-    "system": ("role", "content", "name"),
-    "developer": ("role", "content", "name"),
-    "user": ("role", "content", "name"),
-    "assistant": ("role", "content", "name", "weight", "tool_calls", "function_call"),
-    "tool": ("role", "content", "name", "tool_call_id"),
-    "function": ("role", "content", "name"),
+_CHAT_KEYS = ("messages", *TOOL_KEYS)
+_PROMPT_HINT = "rows that end with the user's turn and have keys of their own are for the method reinforcement"
+_WANTED: dict[MethodName, str] = {
+    "supervised": "`messages`, or `prompt` and `completion`",
+    "dpo": "`input`, `preferred_output` and `non_preferred_output`",
+    "orpo": "`input`, `preferred_output` and `non_preferred_output`",
+    "kto": "`label` beside `messages`, or beside `prompt` and `completion`",
+    "reinforcement": "`messages` that end with the user's turn",
 }
-_OTHER_FORMATS = {
-    "preferred_output": "a preference row, which the method dpo takes",
-    "preferred_completion": "a preference row, which the method dpo takes",
-    "completion": "a prompt/completion row",
-    "prompt": "a prompt/completion row",
-    "conversations": "a ShareGPT row",
-    "instruction": "an Alpaca row",
-    "custom_id": "a request of the Batch API",
-    "text": "plain text",
-}
+_PREFERENCE = "a preference row, which the methods dpo and orpo take"
+_LABELLED = "a labelled row, which the method kto takes"
+_COMPLETION = "a prompt/completion row, which the method supervised takes"
+_FORMATS: tuple[tuple[tuple[str, ...], str, tuple[MethodName, ...]], ...] = (
+    (("preferred_output",), _PREFERENCE, ("dpo", "orpo")),
+    (("non_preferred_output",), _PREFERENCE, ("dpo", "orpo")),
+    (("preferred_completion",), _PREFERENCE, ("dpo", "orpo")),
+    (("non_preferred_completion",), _PREFERENCE, ("dpo", "orpo")),
+    (("chosen",), "a preference row in TRL's words", ()),
+    (("label", "messages"), _LABELLED, ("kto",)),
+    (("label", "completion"), _LABELLED, ("kto",)),
+    (("completion",), _COMPLETION, ("supervised", "kto")),
+    (("messages",), "a chat row, which the method supervised takes", ("supervised", "kto")),
+    (("conversations",), "a ShareGPT row", ()),
+    (("instruction",), "an Alpaca row", ()),
+    (("custom_id",), "a request of the Batch API", ()),
+    (("prompt",), _COMPLETION, ("supervised", "kto")),
+    (("text",), "plain text", ()),
+)
+"""The keys that tell a format, what it is, and the methods that take it; the first that fits."""
 
 
 class RowError(Exception):
@@ -61,27 +71,27 @@ class RowError(Exception):
         return f"Row {self.row}: {self.fault}"
 
 
-class ChatRow(msgspec.Struct, frozen=True):
-    number: int
-    """The line in the file, from 1."""
-    messages: list[dict[str, Any]]
-    is_trained: list[bool]
-    """For each message: an assistant turn without weight 0. At least one is."""
-    tools: list[dict[str, Any]] | None
-
-
-def parse_row(line: bytes, number: int) -> ChatRow:
-    """Raises RowError."""
+def parse_row(line: bytes, number: int, method: MethodName = "supervised") -> Row:
+    """A ChatRow for supervised, a PreferenceRow for dpo and orpo, a LabelledRow for kto, a PromptRow for
+    reinforcement. Raises RowError."""
     try:
         row = _decode(line)
-        _refuse_other_formats(row)
-        for key in row:
-            if key not in _ROW_KEYS:
-                raise FieldError(key, f"is not a known key; remove it, or use one of {', '.join(_ROW_KEYS)}")
-        messages, is_trained = _check_messages(row["messages"])
-        return ChatRow(number, messages, is_trained, _check_row_tools(row))
+        _refuse_other_formats(row, method)
+        match method:
+            case "supervised":
+                if "messages" not in row and ("prompt" in row or "completion" in row):
+                    return read_completion(row, number)
+                return _read_chat(row, number)
+            case "dpo" | "orpo":
+                return read_preference(row, number)
+            case "kto":
+                return read_labelled(row, number)
+            case "reinforcement":
+                return _read_prompt(row, number)
     except FieldError as error:
         raise RowError(number, error.field, error.message) from None
+    except RecursionError:
+        raise RowError(number, "", NESTED_TOO_DEEPLY) from None
 
 
 def _decode(line: bytes) -> dict[str, Any]:
@@ -94,7 +104,7 @@ def _decode(line: bytes) -> dict[str, Any]:
     try:
         row = msgspec.json.decode(text)
     except RecursionError:
-        raise FieldError("", "is nested too deeply to be a chat row") from None
+        raise FieldError("", NESTED_TOO_DEEPLY) from None
     except msgspec.MsgspecError as error:
         _refuse_json(text, error)
     if isinstance(row, list):
@@ -115,130 +125,56 @@ def _refuse_json(text: str, error: msgspec.MsgspecError) -> NoReturn:
     raise FieldError("", message) from None
 
 
-def _refuse_other_formats(row: dict[str, Any]) -> None:
-    if "messages" in row:
-        return
-    for key, description in _OTHER_FORMATS.items():
-        if key in row:
-            raise FieldError(key, f"makes this {description}; the method supervised wants `messages`")
-    raise FieldError("messages", "is required: a list of turns, each with a role and content")
+def _refuse_other_formats(row: dict[str, Any], method: MethodName) -> None:
+    if "messages" in row and (method == "reinforcement" or (method == "supervised" and "label" not in row)):
+        return  # in a reinforcement row, any other key is the grader's
+    for keys, description, methods in _FORMATS:
+        if all(key in row for key in keys):
+            if method in methods:
+                return
+            raise FieldError(keys[0], f"makes this {description}; the method {method} wants {_WANTED[method]}")
 
 
-def _check_row_tools(row: dict[str, Any]) -> list[dict[str, Any]] | None:
-    parallel = row.get("parallel_tool_calls")
-    if parallel is not None and not isinstance(parallel, bool):
-        raise FieldError("parallel_tool_calls", f"must be true or false, but is {json_type(parallel)}")
-    tools, functions = row.get("tools"), row.get("functions")
-    if tools and functions:
-        raise FieldError("functions", "cannot stand beside `tools`, which replaced it; move them there")
-    if functions is not None:
-        return check_functions(functions) or None
-    return None if tools is None else check_tools(tools) or None
-
-
-def _check_messages(value: object) -> tuple[list[dict[str, Any]], list[bool]]:
-    items = expect_list(value, "messages")
-    if not items:
+def _read_chat(row: dict[str, Any], number: int) -> ChatRow:
+    if "messages" not in row:
+        raise FieldError("messages", "is required: a list of turns, each with a role and content")
+    for key in row:
+        if key not in _CHAT_KEYS:
+            hint = f"; {_PROMPT_HINT}" if _is_prompt(row["messages"]) else ""
+            raise FieldError(
+                shorten(key), f"is not a known key; remove it, or use one of {', '.join(_CHAT_KEYS)}{hint}"
+            )
+    messages, weights = check_messages(row["messages"], "messages", [])
+    if not messages:
         raise FieldError("messages", "must not be empty: at least a user turn and an assistant turn")
-    messages: list[dict[str, Any]] = []
-    is_trained: list[bool] = []
-    call_ids: list[str] = []
-    for i, item in enumerate(items):
-        field = f"messages[{i}]"
-        message = _check_keys(item, field)
-        checked: dict[str, Any] = {"role": message["role"], "content": _check_content(message, field)}
-        match message["role"]:
-            case "assistant":
-                if calls := _check_calls(message, field, call_ids):
-                    checked["tool_calls"] = calls
-                    call_ids.extend(call["id"] for call in calls)
-            case "tool":
-                checked["tool_call_id"] = _check_tool_call_id(message.get("tool_call_id"), field, call_ids)
-            case "function":
-                check_function_name(message.get("name"), f"{field}.name")
-                checked["role"] = "tool"
-                checked["tool_call_id"] = _check_function_result(field, call_ids)
-        if (name := message.get("name")) is not None:
-            checked["name"] = expect_string(name, f"{field}.name")
-        messages.append(checked)
-        is_trained.append(message["role"] == "assistant" and _check_weight(message.get("weight"), field) == 1)
+    is_trained = [message["role"] == "assistant" and weights[i] != 0 for i, message in enumerate(messages)]
     if not any(message["role"] == "assistant" for message in messages):
-        raise FieldError("messages", "has no assistant turn; the assistant's answers are what is trained on")
+        raise FieldError(
+            "messages", f"has no assistant turn; the assistant's answers are what is trained on; {_PROMPT_HINT}"
+        )
     if not any(is_trained):
         raise FieldError("messages", "has weight 0 on every assistant turn, so nothing would be trained on")
-    return messages, is_trained
+    return ChatRow(number, messages, is_trained, check_row_tools(row))
 
 
-def _check_keys(item: object, field: str) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise FieldError(field, f"must be an object, but is {json_type(item)}")
-    role = item.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise FieldError(f"{field}.role", f"{role!r} is not one of {', '.join(ROLES)}")
-    keys = _MESSAGE_KEYS[role]
-    message = {key: value for key, value in item.items() if key not in _EMPTY_KEYS or value not in (None, [])}
-    if "refusal" in message:
-        raise FieldError(f"{field}.refusal", "cannot be trained on; put its text into `content`")
-    return expect_object(message, field, keys)
+def _read_prompt(row: dict[str, Any], number: int) -> PromptRow:
+    if "messages" not in row:
+        raise FieldError("messages", "is required: a list of turns, the last one the user's")
+    messages, weights = check_messages(row["messages"], "messages", [])
+    if not messages:
+        raise FieldError("messages", "must not be empty: at least the user's turn that the model is to answer")
+    if messages[-1]["role"] != "user":
+        raise FieldError(
+            f"messages[{len(messages) - 1}].role",
+            f"must be user in the last message, but is {messages[-1]['role']}: the model writes the answer itself; "
+            "move a reference answer to a key of its own, where the grader can read it (rows that are trained on their "
+            "answers are for the method supervised)",
+        )
+    refuse_weight_1(weights, "messages", "only the answers that the model gives are trained on")
+    tools = None if row.get("tools") is None else check_tools(row["tools"], "tools") or None
+    return PromptRow(number, messages, tools, msgspec.json.encode(row, order="sorted"))
 
 
-def _check_content(message: dict[str, Any], field: str) -> str:
-    content = message.get("content")
-    field = f"{field}.content"
-    if isinstance(content, str):
-        return content
-    if content is None:
-        if message.get("tool_calls") or message.get("function_call"):
-            return ""
-        missing = "is required" if message["role"] != "assistant" else "is required where there are no tool_calls"
-        raise FieldError(field, f"{missing}: a string, or a list of text parts")
-    if not isinstance(content, list):
-        raise FieldError(field, f"must be a string or a list of text parts, but is {json_type(content)}")
-    if not content:
-        raise FieldError(field, "must not be an empty list; write a string")
-    return "\n".join(_check_text_part(part, f"{field}[{i}]") for i, part in enumerate(content))
-
-
-def _check_text_part(part: object, field: str) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in ("image_url", "input_audio", "file", "image", "audio"):
-        raise FieldError(f"{field}.type", f"{kind!r} is not supported: only text can be trained on so far")
-    text_part = expect_object(part, field, ("type", "text"))
-    if kind != "text":
-        raise FieldError(f"{field}.type", f"must be 'text', but is {kind!r}")
-    return expect_string(text_part.get("text"), f"{field}.text")
-
-
-def _check_calls(message: dict[str, Any], field: str, call_ids: list[str]) -> list[dict[str, Any]]:
-    calls, function_call = message.get("tool_calls"), message.get("function_call")
-    if calls and function_call:
-        raise FieldError(f"{field}.function_call", "cannot stand beside `tool_calls`, which replaced it; remove it")
-    if function_call:
-        # Nine letters and digits: templates that check the form of an id (Mistral's) want exactly that.
-        return [check_function_call(function_call, f"{field}.function_call", f"call{len(call_ids):05d}")]
-    return check_tool_calls(calls, f"{field}.tool_calls") if calls else []
-
-
-def _check_tool_call_id(value: object, field: str, call_ids: list[str]) -> str:
-    field = f"{field}.tool_call_id"
-    if value is None:
-        raise FieldError(field, "is required: the id of the tool call that this turn answers")
-    call_id = expect_string(value, field)
-    if call_id not in call_ids:
-        raise FieldError(field, f"{call_id!r} is not the id of a tool call in an earlier assistant turn")
-    return call_id
-
-
-def _check_function_result(field: str, call_ids: list[str]) -> str:
-    if not call_ids:
-        raise FieldError(f"{field}.role", "'function' answers a function_call, and no earlier assistant turn has one")
-    return call_ids[-1]
-
-
-def _check_weight(value: object, field: str) -> int:
-    if value is None:
-        return 1
-    # 1 == True == 1.0 in Python, but not in JSON
-    if type(value) is not int or value not in (0, 1):
-        raise FieldError(f"{field}.weight", f"must be 0 or 1, but is {json.dumps(value)}")
-    return value
+def _is_prompt(messages: object) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "user"

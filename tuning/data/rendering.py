@@ -24,20 +24,15 @@ import jinja2
 from tokenizers import Tokenizer
 
 from tuning.catalogue import CatalogueEntry
-from tuning.data.chat_template import ChatTemplate
-from tuning.data.formats import ChatRow, RowError
+from tuning.data.conversation_text import ConversationText, read_special_tokens, refuse_unwritten
+from tuning.data.encoding import TextEncoder
+from tuning.data.formats import NESTED_TOO_DEEPLY, RowError
+from tuning.data.rows import ChatRow, LabelledRow, Places, PreferenceRow, PromptRow, Row
 
 CONTENT_FORMAT = "string"
 """vLLM's `--chat-template-content-format`, to be set: left alone, it guesses from the template's syntax tree."""
 
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""The variables that transformers gives to a template, from tokenizer_config.json."""
-
-_OTHER_TURNS_REMEDY = (
-    "give that turn weight 0, or have the operator set a `chat_template` with {% generation %} for this base model"
-)
-
-Messages = list[dict[str, Any]]
+_OPERATOR_REMEDY = "have the operator set a `chat_template` with {% generation %} for this base model"
 
 
 class RenderingError(Exception):
@@ -67,6 +62,8 @@ class RenderedRow:
     note: bytes = b""
     """What else is trained on. KTO: b"\1" where the answer is wanted, b"\0" where it is not; reinforcement: the row
     as JSON, which the grader reads as `item`."""
+    dropped_because: str | None = None
+    """Why the row is not trained on, although nothing is wrong with it; None: it is."""
 
     @property
     def is_cut(self) -> bool:
@@ -86,23 +83,18 @@ class ChatRenderer:
 
     def __init__(self, template: str, tokenizer_path: Path, stop_tokens: Sequence[str], max_length: int) -> None:
         """`tokenizer_config.json` is read from beside the tokenizer. Raises RenderingError."""
+        self._made_of = (template, tokenizer_path.absolute(), tuple(stop_tokens), max_length)
         self.template_sha256 = hashlib.sha256(template.encode()).hexdigest()
         self.max_length = max_length
-        self._special_tokens = _read_special_tokens(tokenizer_path.with_name("tokenizer_config.json"))
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_path))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        tokenizer = Tokenizer.from_file(str(tokenizer_path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._encoder = TextEncoder(tokenizer)
         self._stop_tokens = tuple(stop_tokens)
-        self._stop_ids = {self._find_stop_id(token) for token in stop_tokens}
+        self.stop_ids = frozenset(self._find_stop_id(token) for token in stop_tokens)
         # SentencePiece-like tokenizers put a space before the first word of whatever they are given.
-        self._adds_space = not self._tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("a")
-        self._has_developer_role = "'developer'" in template or '"developer"' in template  # as vLLM looks for it
-        try:
-            self._template = ChatTemplate(template)
-        except jinja2.TemplateSyntaxError as error:
-            raise RenderingError(
-                f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
-            ) from error
+        self._adds_space = not tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("a")
+        self._text = _build_text(template, tokenizer_path.with_name("tokenizer_config.json"))
 
     @classmethod
     def from_entry(cls, entry: CatalogueEntry, max_length: int | None = None) -> Self:
@@ -110,72 +102,136 @@ class ChatRenderer:
         _ = entry.tokenizer_config_path  # fetched here, so that it lies beside the tokenizer
         return cls(entry.template, entry.tokenizer_path, entry.stop_tokens, max_length or entry.context_length)
 
-    def render(self, row: ChatRow) -> RenderedRow:
-        """A row ends with its last trained turn: what follows cannot change the loss. One that is longer than
-        `max_length` is cut at its tail; nothing supervised may be left then.
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is made anew, from the same files; words that it knows it need not learn again."""
+        return type(self), self._made_of, self._encoder.known_words()
+
+    def __setstate__(self, words: dict[str, bytes]) -> None:
+        self._encoder.learn(words)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """For people: with special tokens, and a replacement character where one is cut in two."""
+        return self._encoder.decode(ids)
+
+    def render(self, row: Row) -> RenderedRow:
+        """A conversation ends with its last trained turn: what follows cannot change the loss. One that is longer than
+        `max_length` is cut at its tail. A prompt that the model is to answer itself is never cut: that would be another
+        prompt.
 
         Raises RowError; RenderingError where no row could be rendered.
         """
-        text, starts = self._render_turns(row)
+        try:
+            match row:
+                case ChatRow():
+                    return self._render_answer(row.number, row, b"")
+                case LabelledRow():
+                    return self._render_answer(row.number, row.conversation, b"\1" if row.is_desirable else b"\0")
+                case PreferenceRow():
+                    return self._render_preference(row)
+                case PromptRow():
+                    return self._render_question(row)
+        except RecursionError:
+            raise RowError(row.number, "", NESTED_TOO_DEEPLY) from None
+
+    def render_prompt(self, row: ChatRow | PromptRow, i: int) -> list[int]:
+        """The ids that vLLM feeds to the model when it asks for `messages[i]`. Raises RowError."""
+        text, _ = self._text.render(row, i, add_generation_prompt=True)
+        return self._encoder.encode(text).tolist()
+
+    def _render_answer(self, number: int, row: ChatRow, note: bytes) -> RenderedRow:
+        sequence = self._render_conversation(row)
+        return RenderedRow(number, (sequence,), note, self._why_dropped(sequence))
+
+    def _render_preference(self, row: PreferenceRow) -> RenderedRow:
+        # Both begin with the same messages and tools, so that the text of the prompt is made once.
+        prompt, _ = self._text.render(row.chosen, row.chosen.is_trained.index(True), add_generation_prompt=True)
+        chosen, rejected = (self._render_conversation(each, prompt) for each in (row.chosen, row.rejected))
+        dropped_because = self._why_dropped(chosen) or self._why_dropped(rejected)
+        if dropped_because is None and chosen.input_ids == rejected.input_ids:
+            if not chosen.is_cut and not rejected.is_cut:
+                raise RowError(
+                    row.number,
+                    row.rejected.places.answer,
+                    "becomes the same tokens as the preferred one with the chat template of this base model; "
+                    "change one of the two, or remove the row",
+                )
+            dropped_because = f"the two outputs differ only after {self.max_length:,} tokens"
+        return RenderedRow(row.number, (chosen, rejected), b"", dropped_because)
+
+    def _render_question(self, row: PromptRow) -> RenderedRow:
+        text, _ = self._text.render(row, len(row.messages), add_generation_prompt=True)
+        refuse_unwritten(row, len(row.messages), text)
+        ids = self._encoder.encode(text)
+        # How long an answer may become is not known here; there must be room for its first token.
+        is_too_long = len(ids) >= self.max_length
+        return RenderedRow(
+            row.number,
+            (RenderedSequence(ids, bytes(len(ids)), is_cut=False),),
+            row.item,
+            f"the prompt leaves no room for an answer within {self.max_length:,} tokens" if is_too_long else None,
+        )
+
+    def _why_dropped(self, sequence: RenderedSequence) -> str | None:
+        return None if sequence.supervised_tokens else f"the answer starts after {self.max_length:,} tokens"
+
+    def _render_conversation(self, row: ChatRow, first_prompt: str | None = None) -> RenderedSequence:
+        text, starts = self._render_turns(row, first_prompt)
         pieces = self._encode_pieces(text, starts)
-        ids = array("i", pieces[0])
+        ids = pieces[0]
         mask = bytearray(len(ids))
         for piece in pieces[1:]:
             turn = self._count_turn_tokens(piece)
             ids.extend(piece)
             mask += b"\1" * turn + bytes(len(piece) - turn)
-        sequence = RenderedSequence(ids[: self.max_length], bytes(mask[: self.max_length]), len(ids) > self.max_length)
-        return RenderedRow(row.number, (sequence,))
+        if len(ids) <= self.max_length:
+            return RenderedSequence(ids, bytes(mask), is_cut=False)
+        return RenderedSequence(ids[: self.max_length], bytes(mask[: self.max_length]), is_cut=True)
 
-    def render_prompt(self, row: ChatRow, i: int) -> list[int]:
-        """The ids that vLLM feeds to the model when it asks for `messages[i]`. Raises RowError."""
-        text, _ = self._render_text(row, i, add_generation_prompt=True)
-        return self._encode(text)
-
-    def _render_turns(self, row: ChatRow) -> tuple[str, list[int]]:
-        """The row's text, and where in it each trained turn starts."""
+    def _render_turns(self, row: ChatRow, first_prompt: str | None = None) -> tuple[str, list[int]]:
+        """The row's text, and where in it each trained turn starts. `first_prompt`: of the first of them, if known."""
         trained = [i for i, is_trained in enumerate(row.is_trained) if is_trained]
         end = trained[-1] + 1
-        text, spans = self._render_text(row, end)
-        _refuse_unwritten(row, end, text)
-        starts = []
+        text, spans = self._text.render(row, end)
+        refuse_unwritten(row, end, text)
+        starts: list[int] = []
         for i in trained:
             self._refuse_stop_tokens(row, i)
-            start = self._find_start(row, i, text)
-            if self._template.has_generation_tags:
+            start = self._find_start(row, i, text, None if starts else first_prompt)
+            if self._text.has_generation_tags:
                 self._check_span(text, start, spans)
             else:
                 self._check_turn(row, i, start, text)
             starts.append(start)
         return text, starts
 
-    def _find_start(self, row: ChatRow, i: int, text: str) -> int:
+    def _find_start(self, row: ChatRow, i: int, text: str, prompt: str | None) -> int:
         if i == 0:
             raise RowError(
                 row.number,
-                "messages[0].role",
+                row.places.path(0, ".role"),
                 "a trained assistant turn must answer something; put a user turn before it, or give it weight 0",
             )
-        prompt, _ = self._render_text(row, i, add_generation_prompt=True)
+        if prompt is None:
+            prompt, _ = self._text.render(row, i, add_generation_prompt=True)
         if not text.startswith(prompt):
             raise RowError(
                 row.number,
-                f"messages[{i}]",
+                row.places.path(i),
                 "the chat template of this base model writes the turns before this one differently once the "
-                f"conversation goes on, so it cannot be trained as it would be asked; {_OTHER_TURNS_REMEDY}",
+                f"conversation goes on, so it cannot be trained as it would be asked; {_remedy(row)}",
             )
         return len(prompt)
 
     def _check_turn(self, row: ChatRow, i: int, start: int, text: str) -> None:
         """Without marks in the template, a turn must be written the same whether or not others follow."""
         is_last = not any(row.is_trained[i + 1 :])
-        turn = text if is_last else self._render_text(row, i + 1)[0]
+        turn = text if is_last else self._text.render(row, i + 1)[0]
         if not text.startswith(turn[: self._find_stop(turn, start)]):
             raise RowError(
                 row.number,
-                f"messages[{i}]",
+                row.places.path(i),
                 "the chat template of this base model writes this turn differently once the conversation goes on; "
-                + _OTHER_TURNS_REMEDY,
+                + _remedy(row),
             )
 
     def _check_span(self, text: str, start: int, spans: list[tuple[int, int]]) -> None:
@@ -201,104 +257,54 @@ class ChatRenderer:
 
     def _refuse_stop_tokens(self, row: ChatRow, i: int) -> None:
         message = row.messages[i]
-        written = message["content"] + json.dumps(message.get("tool_calls", ""), ensure_ascii=False)
+        written: str = message["content"]
+        if "tool_calls" in message:
+            written += json.dumps(message["tool_calls"], ensure_ascii=False)
         for token in self._stop_tokens:
             if token in written:
-                field = "content" if token in message["content"] else "tool_calls"
+                part = ".content" if token in message["content"] else ".tool_calls"
                 raise RowError(
                     row.number,
-                    f"messages[{i}].{field}",
+                    row.places.path(i, part),
                     f"contains {token!r}, which ends an assistant turn of this base model; remove it from the text",
                 )
 
-    def _render_text(
-        self, row: ChatRow, end: int, *, add_generation_prompt: bool = False
-    ) -> tuple[str, list[tuple[int, int]]]:
-        """Of the messages before `end`."""
-        messages = row.messages[:end]
-        if any(message["role"] == "developer" for message in messages):
-            messages = _with_tools_key(messages) if self._has_developer_role else _with_one_system_turn(messages)
-        try:
-            return self._template.render(
-                messages=messages, tools=row.tools, add_generation_prompt=add_generation_prompt, **self._special_tokens
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
-            reason = f"the chat template of this base model refuses the conversation: {error}"
-            raise RowError(row.number, "messages", reason) from error
-
-    def _encode_pieces(self, text: str, starts: list[int]) -> list[list[int]]:
+    def _encode_pieces(self, text: str, starts: list[int]) -> list["array[int]"]:
         """Ids of the text, cut at each start. What comes before a start is tokenised without sight of what follows,
         as it is at inference."""
         if self._adds_space:
             # A piece of its own would get a space that is not there, so the whole is cut, where the prompts allow it.
-            ids = self._encode(text)
-            prompts = [self._encode(text[:start]) for start in starts]
+            ids, *prompts = self._encoder.encode_each([text, *(text[:start] for start in starts)])
             if all(ids[: len(prompt)] == prompt for prompt in prompts):
                 bounds = [0, *map(len, prompts), len(ids)]
                 return [ids[a:b] for a, b in pairwise(bounds)]
-        return [self._encode(text[a:b]) for a, b in pairwise([0, *starts, len(text)])]
+        return self._encoder.encode_each([text[a:b] for a, b in pairwise([0, *starts, len(text)])])
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-    def _count_turn_tokens(self, piece: list[int]) -> int:
-        count = next((i for i, token in enumerate(piece, 1) if token in self._stop_ids), None)
-        if count is None:
+    def _count_turn_tokens(self, piece: "array[int]") -> int:
+        ends = [piece.index(stop) + 1 for stop in self.stop_ids if stop in piece]
+        if not ends:
             raise RenderingError(
                 f"the tokenizer joins the stop tokens {self._stop_tokens} with the text around them; "
                 "make them special tokens"
             )
-        return count
+        return min(ends)
 
     def _find_stop_id(self, token: str) -> int:
-        ids = self._encode(token)
+        ids = self._encoder.encode(token)
         if len(ids) != 1:
             raise RenderingError(f"the stop token {token!r} is not one token of the tokenizer, but {len(ids)}")
         return ids[0]
 
 
-def _refuse_unwritten(row: ChatRow, end: int, text: str) -> None:
-    """Many templates leave out, without a word, the roles, tools and calls that they do not know."""
-    remedy = "is left out by the chat template of this base model; remove it, or choose a base model that knows it"
-    for i, tool in enumerate(row.tools or ()):
-        if tool["function"]["name"] not in text:
-            raise RowError(row.number, f"tools[{i}]", remedy)
-    for i, message in enumerate(row.messages[:end]):
-        for n, call in enumerate(message.get("tool_calls", ())):
-            if call["function"]["name"] not in text:
-                raise RowError(row.number, f"messages[{i}].tool_calls[{n}]", remedy)
-        # The last line only: a template may take the thoughts off an answer, or write a tool's result as JSON.
-        line = message["content"].rstrip().rpartition("\n")[2].strip()
-        if line not in text and json.dumps(line, ensure_ascii=False)[1:-1] not in text:
-            raise RowError(row.number, f"messages[{i}].content", remedy)
+def _remedy(row: ChatRow) -> str:
+    """Where turns have weights, one can be left out."""
+    return f"give that turn weight 0, or {_OPERATOR_REMEDY}" if row.places == Places() else _OPERATOR_REMEDY
 
 
-def _read_special_tokens(path: Path) -> dict[str, str]:
+def _build_text(template: str, tokenizer_config: Path) -> ConversationText:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return ConversationText(template, read_special_tokens(tokenizer_config))
+    except jinja2.TemplateSyntaxError as error:
+        raise RenderingError(f"the chat template is not valid Jinja: line {error.lineno}: {error.message}") from error
     except (OSError, ValueError) as error:
-        raise RenderingError(f"cannot read the special tokens: {path}: {error}") from error
-    tokens = {name: config.get(name) for name in _SPECIAL_TOKENS}
-    return {
-        name: token["content"] if isinstance(token, dict) else token
-        for name, token in tokens.items()
-        if token is not None
-    }
-
-
-def _with_tools_key(messages: Messages) -> Messages:
-    """vLLM lets developer turns bring tools along, and always sets the key."""
-    return [message | {"tools": None} if message["role"] == "developer" else message for message in messages]
-
-
-def _with_one_system_turn(messages: Messages) -> Messages:
-    """What vLLM does for templates that do not know the developer role: it becomes system, and all system turns
-    become one, the first."""
-    messages = [message | {"role": "system"} if message["role"] == "developer" else message for message in messages]
-    system = [i for i, message in enumerate(messages) if message["role"] == "system"]
-    if system == [0]:
-        return messages
-    merged = "\n\n".join(messages[i]["content"] for i in system if messages[i]["content"])
-    others = [message for message in messages if message["role"] != "system"]
-    return [{"role": "system", "content": merged}, *others]
+        raise RenderingError(f"cannot read the special tokens: {tokenizer_config}: {error}") from error

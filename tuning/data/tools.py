@@ -8,26 +8,24 @@ from typing import Any
 
 import msgspec
 
-from tuning.data.fields import FieldError, expect_list, expect_object, expect_string, json_type
+from tuning.data.fields import FieldError, expect_list, expect_object, expect_string, json_type, shorten
 
 _FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
-def check_tools(value: object) -> list[dict[str, Any]]:
+def check_tools(value: object, field: str) -> list[dict[str, Any]]:
     tools = []
-    for i, item in enumerate(expect_list(value, "tools")):
-        field = f"tools[{i}]"
-        tool = expect_object(item, field, ("type", "function"))
-        _check_type(tool, field)
-        tools.append(_as_tool(tool.get("function"), f"{field}.function", has_strict=True))
+    for i, item in enumerate(expect_list(value, field)):
+        path = f"{field}[{i}]"
+        tool = expect_object(item, path, ("type", "function"))
+        _check_type(tool, path)
+        tools.append(_as_tool(tool.get("function"), f"{path}.function", has_strict=True))
     return tools
 
 
-def check_functions(value: object) -> list[dict[str, Any]]:
+def check_functions(value: object, field: str) -> list[dict[str, Any]]:
     """The key that `tools` replaced, as tools."""
-    return [
-        _as_tool(item, f"functions[{i}]", has_strict=False) for i, item in enumerate(expect_list(value, "functions"))
-    ]
+    return [_as_tool(item, f"{field}[{i}]", has_strict=False) for i, item in enumerate(expect_list(value, field))]
 
 
 def check_tool_calls(value: object, field: str) -> list[dict[str, Any]]:
@@ -48,13 +46,13 @@ def check_function_call(value: object, field: str, call_id: str) -> dict[str, An
 def check_function_name(value: object, field: str) -> str:
     name = expect_string(value, field)
     if not _FUNCTION_NAME.fullmatch(name):
-        raise FieldError(field, f"{name!r} must be 1 to 64 letters, digits, underscores or hyphens")
+        raise FieldError(field, f"{shorten(repr(name))} must be 1 to 64 letters, digits, underscores or hyphens")
     return name
 
 
 def _check_type(item: dict[str, Any], field: str) -> None:
     if item.get("type") != "function":
-        raise FieldError(f"{field}.type", f"must be 'function', but is {item.get('type')!r}")
+        raise FieldError(f"{field}.type", f"must be 'function', but is {shorten(repr(item.get('type')))}")
 
 
 def _as_tool(value: object, field: str, *, has_strict: bool) -> dict[str, Any]:

@@ -27,8 +27,9 @@ def check(folder: Path, tensors: Tensors, **config: Any) -> None:
     check_servable(folder, LINEARS)
 
 
-def test_plain_lora_is_servable(tmp_path: Path) -> None:
-    check(tmp_path, tensors())
+@pytest.mark.parametrize("config", [{}, {"use_rslora": True}, {"init_lora_weights": True}], ids=str)
+def test_plain_lora_is_servable(tmp_path: Path, config: dict[str, Any]) -> None:
+    check(tmp_path, tensors(), **config)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,9 @@ def test_plain_lora_is_servable(tmp_path: Path) -> None:
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"r": 1024}, "rank"),
         ({"peft_type": "LOHA"}, "peft_type"),
+        ({"init_lora_weights": "pissa"}, "changes the base"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"lora_bias": True}, "lora_bias"),
     ],
 )
 def test_settings_that_vllm_refuses_are_refused(tmp_path: Path, config: dict[str, Any], reason: str) -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -113,6 +114,37 @@ def run_out_of_memory_in_the_second(group: Group, spec: JobSpec) -> Any:
 def test_both_fail_when_one_cannot_load(processes: ProcessPoolExecutor, store: dist.TCPStore, spec: JobSpec) -> None:
     first, second = play_both(processes, store, spec, run_out_of_memory_in_the_second)
     assert first == second and first[0] is ErrorCode.OUT_OF_MEMORY
+
+
+def train_with_too_little_memory_in_the_second(group: Group, spec: JobSpec) -> Any:
+    from trainer_image.data import load_rows
+    from trainer_image.methods.step_trainer import build
+    from trainer_image.methods.supervised import SupervisedTrainer
+    from trainer_image.model import load_model, load_renderer
+
+    score, calls = SupervisedTrainer.score, 0
+
+    def run_out(trainer: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2 and not group.is_leader:
+            raise MemoryError
+        return score(trainer, *arguments)
+
+    with tempfile.TemporaryDirectory() as name, group.loading(spec):
+        tokenizer, renderer = load_renderer(spec)
+        rows, _ = load_rows(spec.training_data, renderer, Path(name) / "rows", "training_file")
+        trainer = build(SupervisedTrainer, spec, load_model(spec, Path(name)), tokenizer, rows, Path(name), group)
+    SupervisedTrainer.score = run_out  # type: ignore[method-assign]  # this process is a test's own
+    trainer.train()
+    group.check_weights(1, trainer.model.parameters())
+    return trainer.has_less_room, trainer.data_collator.tokens_per_micro_batch
+
+
+def test_both_do_a_step_again_when_one_ran_out_of_memory(
+    processes: ProcessPoolExecutor, store: dist.TCPStore, spec: JobSpec
+) -> None:
+    assert play_both(processes, store, spec, train_with_too_little_memory_in_the_second) == [(True, 1024)] * 2
 
 
 def compare_weights(group: Group, spec: JobSpec) -> Any:

@@ -1,11 +1,18 @@
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import pytest
-import trl
 from transformers import PreTrainedTokenizerFast
 
+from tests.fixtures.chat_templates import (
+    CHATML,
+    FAMILIES,
+    PHI_TOKENS,
+    TEMPLATES,
+    build_chatml,
+    build_renderer,
+    supervised_text,
+)
 from tests.fixtures.chat_tokenizers import (
     LAMP_TOOL,
     assistant,
@@ -19,34 +26,6 @@ from tests.fixtures.chat_tokenizers import (
 )
 from tuning.data.formats import RowError, parse_row
 from tuning.data.rendering import ChatRenderer, RenderedRow, RenderingError
-
-TEMPLATES = Path(trl.__file__).parent / "chat_templates"
-
-LLAMA_TOKENS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-PHI_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>")
-FAMILIES: dict[str, dict[str, Any]] = {
-    "qwen2_5": {"special_tokens": ("<|im_start|>", "<|im_end|>"), "stop": "<|im_end|>"},
-    "qwen3": {"special_tokens": ("<|im_start|>", "<|im_end|>"), "stop": "<|im_end|>"},
-    "qwen3_instruct_2507": {"special_tokens": ("<|im_start|>", "<|im_end|>"), "stop": "<|im_end|>"},
-    "llama3": {"special_tokens": LLAMA_TOKENS, "stop": "<|eot_id|>", "bos_token": "<|begin_of_text|>"},
-    "llama3_1": {"special_tokens": LLAMA_TOKENS, "stop": "<|eot_id|>", "bos_token": "<|begin_of_text|>"},
-    "phi3": {"special_tokens": PHI_TOKENS, "stop": "<|end|>", "eos_token": "<|endoftext|>"},
-    "phi3_5": {"special_tokens": PHI_TOKENS, "stop": "<|end|>", "eos_token": "<|endoftext|>"},
-    "gemma3": {
-        "special_tokens": ("<bos>", "<start_of_turn>", "<end_of_turn>"),
-        "stop": "<end_of_turn>",
-        "bos_token": "<bos>",
-    },
-    "lfm2_v2": {
-        "special_tokens": ("<|startoftext|>", "<|im_start|>", "<|im_end|>"),
-        "stop": "<|im_end|>",
-        "bos_token": "<|startoftext|>",
-    },
-}
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 PLAIN_ROWS = {
     "single": row_line(user("Turn on the lamp"), assistant("The lamp is on.\n\nAnything else?")),
@@ -72,34 +51,13 @@ CALLS_AND_RESULTS = {
 }
 
 
-def build_renderer(folder: Path, family: str, variant: str = "", max_length: int = 4096) -> ChatRenderer:
-    facts = FAMILIES[family]
-    tokens = {key: value for key, value in facts.items() if key.endswith("_token")}
-    tokenizer = build_tokenizer(folder / family, facts["special_tokens"], **tokens)
-    template = (TEMPLATES / f"{family}{variant}.jinja").read_text()
-    return ChatRenderer(template, tokenizer, [facts["stop"]], max_length)
-
-
-def build_chatml(folder: Path, template: str = CHATML, max_length: int = 4096) -> ChatRenderer:
-    return ChatRenderer(template, build_tokenizer(folder), ["<|im_end|>"], max_length)
-
-
 def render(renderer: ChatRenderer, line: bytes) -> RenderedRow:
     return renderer.render(parse_row(line, 1))
 
 
 def supervised(folder: Path, row: RenderedRow) -> str:
-    """The text that is trained on, turns separated by |."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    turns: list[list[int]] = []
-    previous = 0
-    for token, mask in zip(row.sequences[0].input_ids, row.sequences[0].is_supervised, strict=True):
-        if mask and not previous:
-            turns.append([])
-        if mask:
-            turns[-1].append(token)
-        previous = mask
-    return "|".join(tokenizer.decode(turn) for turn in turns)
+    [sequence] = row.sequences
+    return supervised_text(folder, sequence)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
