@@ -1,5 +1,6 @@
 """Rendering in several processes gives what one gives, and leaves none behind."""
 
+import codecs
 import os
 import pickle
 import signal
@@ -134,7 +135,7 @@ def test_a_reader_that_stops_early_leaves_no_process(renderer: ChatRenderer, two
 
 
 def test_files_that_are_read_at_the_same_time_share_the_cores(renderer: ChatRenderer, two_processes: None) -> None:
-    content = mixed_file() * 20
+    content = (mixed_file().removeprefix(codecs.BOM_UTF8) + b"\n") * 20
     first, second = (read_rows(small_chunks(content), renderer) for _ in range(2))
     numbers = [next(first).number for _ in range(40)]
     assert [next(second).number for _ in range(40)] == numbers
