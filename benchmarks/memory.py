@@ -97,8 +97,8 @@ def calibrate(runs: Sequence[Run], shapes: Mapping[Run, ModelShape], peaks: Mapp
     return Constants(
         process=round(process * 1000) * 1_000_000,
         head=round(head, 2),
-        waste=round(waste, 2),
-        waste_checkpointed=round(waste_checkpointed, 2),
+        waste=max(0.0, round(waste, 2)),
+        waste_checkpointed=max(0.0, round(waste_checkpointed, 2)),
     )
 
 
@@ -123,9 +123,7 @@ def report_of(shapes: Mapping[Run, ModelShape], peaks: Mapping[Run, int]) -> dic
         "libc": " ".join(platform.libc_ver()),
         "steps": STEPS,
         "constants": {dtype: asdict(CONSTANTS["cpu", dtype]) for dtype in dtypes},
-        "worst_percent": {
-            dtype: max(abs(each["error_percent"]) for each in runs if dtype in each["name"].split()) for dtype in dtypes
-        },
+        "worst_percent": max(abs(each["error_percent"]) for each in runs),
         "runs": runs,
     }
 
@@ -137,7 +135,7 @@ def print_report(report: dict[str, Any]) -> None:
         name = run["name"] if run["is_fitted"] else f"{run['name']} (not fitted)"
         measured, predicted = run["measured_bytes"] / 1e6, run["predicted_bytes"] / 1e6
         print(f"{name:48}{measured:13,.0f}{predicted:11,.0f}{run['error_percent']:+8.1f}%")
-    print(f"worst: {report['worst_percent']}")
+    print(f"worst: {report['worst_percent']} %")
 
 
 def measure(run: Run, model: Path, work: Path) -> int:

@@ -64,7 +64,7 @@ def _overlapping(pairs: RowPairs, validation: DataReceipt) -> Finding:
         code="overlapping_rows",
         level="warning",
         message=f"Validation file: {pairs.total:,} of {validation.trained_rows:,} rows are in the training file too, "
-        f"so that what is measured on them says too much good: {pairs.describe('is training')}.",
+        f"so that what is measured on them looks better than it is: {pairs.describe('is training')}.",
         rows=pairs.rows,
         total_rows=pairs.total,
         other_rows=pairs.other_rows,

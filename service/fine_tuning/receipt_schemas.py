@@ -44,7 +44,7 @@ _TRAINING_EXAMPLE: dict[str, JsonValue] = {
                     "answer": None,
                     "pieces": [
                         {
-                            "text": "<|im_start|>user\nIs it on?<|im_end|>\n<|im_start|>assistant\n",
+                            "text": "<|im_start|>user\nTell me whether it is on.<|im_end|>\n<|im_start|>assistant\n",
                             "is_supervised": False,
                             "tokens": 35,
                             "is_shortened": False,

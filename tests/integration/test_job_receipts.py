@@ -219,7 +219,7 @@ def test_while_files_are_validated_there_is_no_receipt_and_a_lost_process_costs_
     start_service: StartService, tmp_path: Path
 ) -> None:
     service = start_alone(start_service, tmp_path)
-    job = service.client.fine_tuning.jobs.create(model="fettle-tiny", training_file=service.upload(big_file(12)))
+    job = service.client.fine_tuning.jobs.create(model="fettle-tiny", training_file=service.upload(big_file(6)))
     service.client.fine_tuning.jobs.pause(job.id)
     answer = ask(service, job.id)
     assert answer.status_code == 404
@@ -235,7 +235,7 @@ def test_while_files_are_validated_there_is_no_receipt_and_a_lost_process_costs_
     wait_until(are_at_work, 120, "no processes were started", lambda: service.describe(job.id))
     found[0].kill()
     assert service.wait_for_job(job.id, until=lambda job: job.status != "validating_files").status == "queued"
-    assert receipt_of(service, job)["training"]["rows"] > 10_000
+    assert receipt_of(service, job)["training"]["rows"] > 4000
     assert "RowProcessDied" in service.log
     assert validation_processes(service) == []
 
@@ -243,7 +243,7 @@ def test_while_files_are_validated_there_is_no_receipt_and_a_lost_process_costs_
 @pytest.mark.slow
 def test_a_killed_service_leaves_no_process_that_validates(start_service: StartService, tmp_path: Path) -> None:
     service = start_alone(start_service, tmp_path)
-    job = service.client.fine_tuning.jobs.create(model="fettle-tiny", training_file=service.upload(big_file(12)))
+    job = service.client.fine_tuning.jobs.create(model="fettle-tiny", training_file=service.upload(big_file(6)))
     wait_until(lambda: bool(validation_processes(service)), 120, "no processes", lambda: service.describe(job.id))
     rendering = validation_processes(service)
     for process in rendering:

@@ -59,10 +59,10 @@ class LabelCounts(_Part):
 
 class DataReceipt(BaseModel):
     # Receipts lie in the database: the next release may have written more into one than is known here.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     version: Literal[1, 2] = 1
-    """1, without what has a default below, is what release 0.1 made."""
+    """1 is what release 0.1 made: it has nothing of what can be missing here."""
     method: MethodName = "supervised"
     rows: int
     """Rows in the file; blank lines are none, but count in row numbers, which are line numbers from 1."""
@@ -73,10 +73,10 @@ class DataReceipt(BaseModel):
     supervised_tokens: int
     longest_row_tokens: int
     cut_rows: tuple[int, ...]
-    """Numbers of the first MAX_LISTED_ROWS rows that lost their tail and are still trained on."""
+    """Numbers of the first 1000 rows that lost their tail and are still trained on."""
     total_cut_rows: int
     dropped_rows: tuple[int, ...]
-    """Numbers of the first MAX_LISTED_ROWS rows that are not trained on: the findings tell why."""
+    """Numbers of the first 1000 rows that are not trained on: the findings tell why."""
     total_dropped_rows: int
     template_sha256: str
     max_length: int

@@ -26,13 +26,13 @@ FindingCode = Literal[
 class Finding(BaseModel):
     """An error keeps the job from running; a warning is told, and training goes on."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     code: FindingCode
     level: Literal["error", "warning"]
     message: str
     rows: tuple[int, ...] = ()
-    """Line numbers in the file, from 1: of the first MAX_LISTED_ROWS."""
+    """Line numbers in the file, from 1: of the first 1000."""
     total_rows: int
     other_rows: tuple[int, ...] = ()
     """For each of `rows` the row that it repeats: an earlier one, or of the training file where they overlap."""

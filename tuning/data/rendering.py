@@ -18,16 +18,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jinja2
 from tokenizers import Tokenizer
 
-from tuning.catalogue import CatalogueEntry
 from tuning.data.conversation_text import ConversationText, read_special_tokens, refuse_unwritten
 from tuning.data.encoding import TextEncoder
 from tuning.data.formats import NESTED_TOO_DEEPLY, RowError
 from tuning.data.rows import ChatRow, LabelledRow, Places, PreferenceRow, PromptRow, Row
+
+if TYPE_CHECKING:  # it brings the client of the Hugging Face hub along, half of what a row process takes to start
+    from tuning.catalogue import CatalogueEntry
 
 CONTENT_FORMAT = "string"
 """vLLM's `--chat-template-content-format`, to be set: left alone, it guesses from the template's syntax tree."""
@@ -97,7 +99,7 @@ class ChatRenderer:
         self._text = _build_text(template, tokenizer_path.with_name("tokenizer_config.json"))
 
     @classmethod
-    def from_entry(cls, entry: CatalogueEntry, max_length: int | None = None) -> Self:
+    def from_entry(cls, entry: "CatalogueEntry", max_length: int | None = None) -> Self:
         """`max_length` defaults to the whole context. Raises RenderingError, CatalogueError."""
         _ = entry.tokenizer_config_path  # fetched here, so that it lies beside the tokenizer
         return cls(entry.template, entry.tokenizer_path, entry.stop_tokens, max_length or entry.context_length)
@@ -281,7 +283,8 @@ class ChatRenderer:
         return self._encoder.encode_each([text[a:b] for a, b in pairwise([0, *starts, len(text)])])
 
     def _count_turn_tokens(self, piece: "array[int]") -> int:
-        ends = [piece.index(stop) + 1 for stop in self.stop_ids if stop in piece]
+        ids = piece.tobytes()
+        ends = [at + 1 for stop in self.stop_ids if (at := _find_id(ids, stop)) is not None]
         if not ends:
             raise RenderingError(
                 f"the tokenizer joins the stop tokens {self._stop_tokens} with the text around them; "
@@ -294,6 +297,15 @@ class ChatRenderer:
         if len(ids) != 1:
             raise RenderingError(f"the stop token {token!r} is not one token of the tokenizer, but {len(ids)}")
         return ids[0]
+
+
+def _find_id(ids: bytes, id: int) -> int | None:
+    """The place of the first one. Bytes are searched ten times faster than an array."""
+    wanted = array("i", [id]).tobytes()
+    at = ids.find(wanted)
+    while at % len(wanted) and at > 0:  # parts of two ids
+        at = ids.find(wanted, at + 1)
+    return None if at < 0 else at // len(wanted)
 
 
 def _remedy(row: ChatRow) -> str:

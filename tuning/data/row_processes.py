@@ -20,8 +20,8 @@ from tuning.data.lines import Block, join_blocks
 from tuning.data.process_slots import taken_slots
 from tuning.data.rendering import RenderingError
 
-OWN_BYTES = 8 * 1024 * 1024
-"""The beginning of a file is rendered here: a process takes a second of CPU time to start, which is as much work."""
+OWN_BYTES = 4 * 1024 * 1024
+"""The beginning of a file is rendered here: starting processes takes as long, and they get the words that it has."""
 BLOCK_BYTES = 256 * 1024
 
 _FOLDER = Path(__file__).parents[2]

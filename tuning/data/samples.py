@@ -24,7 +24,7 @@ Which = Literal["shortest", "median", "longest"]
 class SamplePiece(BaseModel):
     """Neighbouring tokens that are all trained on, or are all only read."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     text: str
     """With special tokens; of a long piece the beginning and the end, with ` … ` between them."""
@@ -34,7 +34,7 @@ class SamplePiece(BaseModel):
 
 
 class SampleSequence(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     answer: Literal["preferred", "non_preferred"] | None
     """Of a preference: which of the two."""
@@ -44,7 +44,7 @@ class SampleSequence(BaseModel):
 
 
 class Sample(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     which: Which
     row: int
