@@ -1,10 +1,15 @@
 """Fixtures by concern, see `tests/fixtures/`; and which tests may run side by side."""
 
+import os
 import re
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker trains and serves with threads for all cores otherwise, and they stand in each other's way.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = [
     "tests.fixtures.service",

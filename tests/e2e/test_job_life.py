@@ -169,10 +169,8 @@ def test_a_killed_trainer_is_started_again_and_the_job_says_so(own_service: Runn
     kill_trainer(own_service, job_id)
     job = own_service.wait_for_job(job_id, timeout=TRAINING_SECONDS)
     assert job.status == "succeeded", own_service.describe(job_id)
-    warnings = [event.message for event in own_service.events(job_id) if event.level == "warn"]
-    assert len(warnings) == 1
-    assert "killed by signal 9" in warnings[0]
-    assert "attempt 2" in warnings[0]
+    [told] = [event.message for event in own_service.events(job_id) if "killed by signal 9" in event.message]
+    assert "attempt 2" in told
 
 
 def test_a_trainer_that_is_killed_every_time_fails_the_job_with_advice(
@@ -271,7 +269,7 @@ def test_a_trainer_without_memory_fails_the_job_with_the_setting_that_helps(
     job = service.wait_for_job(job.id, timeout=TRAINING_SECONDS)
     assert job.error is not None
     assert job.error.code == "out_of_memory", service.describe(job.id)
-    assert "Shorten the longest rows" in job.error.message
+    assert "Set x_training.precision to bfloat16, or x_training.max_length to" in job.error.message
 
 
 @pytest.fixture

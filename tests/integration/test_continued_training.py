@@ -105,8 +105,14 @@ def test_a_parent_of_another_base_fails_the_job(parent: tuple[TrainingJob, str])
     assert "was trained on tiny" in fails(parent, spec.model_copy(update={"base_model": base}))
 
 
-@pytest.mark.parametrize("change", [{"r": 8}, {"target_modules": ("q_proj",)}], ids=str)
-def test_a_parent_of_another_shape_fails_the_job(parent: tuple[TrainingJob, str], change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"r": 8}, "it has r 4, alpha 8"), ({"target_modules": ("q_proj",)}, "do not fit")],
+    ids=["rank", "modules"],
+)
+def test_a_parent_of_another_shape_fails_the_job(
+    parent: tuple[TrainingJob, str], change: dict[str, Any], reason: str
+) -> None:
     spec = go_on(parent, "other-shape")
     lora = spec.lora.model_copy(update=change)
-    assert "do not fit" in fails(parent, spec.model_copy(update={"lora": lora}))
+    assert reason in fails(parent, spec.model_copy(update={"lora": lora}))
