@@ -267,10 +267,10 @@ def _shortened_path(request: Request) -> str:
 
 
 def _methods_at(request: Request) -> set[str]:
-    """Of all routes with this path: Starlette names those of the first one only."""
+    """Of all routes with the path of the first one that matches: Starlette names those of that one only."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return {method for route in matching for method in route.methods or ()}
+    return {method for route in matching if route.path == matching[0].path for method in route.methods or ()}
 
 
 async def _render_storage_full(request: Request, error: Exception) -> JSONResponse:

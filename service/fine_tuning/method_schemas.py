@@ -60,7 +60,7 @@ class Method(BaseModel):
     def _leave_out_the_others(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        blocks = HYPERPARAMETERS.keys() - {given.get("type")}
+        blocks = [name for name in HYPERPARAMETERS if name != given.get("type")]  # which may be anything
         return {name: value for name, value in given.items() if name not in blocks}
 
     @property

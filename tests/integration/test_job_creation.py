@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.fixtures.refusals import refused_job
@@ -118,3 +119,10 @@ def test_a_body_that_is_no_json_object_is_refused_job(service: RunningService, c
     )
     assert answer.status_code == 400
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("kind", [[], {}, ["dpo"], {"dpo": 1}])
+def test_a_method_whose_type_is_no_word_is_refused(service: RunningService, kind: object) -> None:
+    body = {"model": "fettle-tiny", "training_file": "file-x", "method": {"type": kind}}
+    answer = httpx.post(f"{service.url}/v1/fine_tuning/jobs", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "method.type")
