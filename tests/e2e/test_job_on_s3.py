@@ -35,7 +35,7 @@ def test_a_job_on_s3_ends_in_a_model_that_answers(start_service: StartService, t
     job = service.client.fine_tuning.jobs.create(
         model="fettle-tiny",
         training_file=service.upload(to_jsonl(chat_rows(16))),
-        validation_file=service.upload(to_jsonl(chat_rows(4))),
+        validation_file=service.upload(to_jsonl(chat_rows(20)[16:])),
         hyperparameters={"n_epochs": 1, "batch_size": 4},
     )
     job = service.wait_for_job(job.id, timeout=JOB_SECONDS)
