@@ -269,7 +269,7 @@ def test_a_trainer_without_memory_fails_the_job_with_the_setting_that_helps(
     job = service.wait_for_job(job.id, timeout=TRAINING_SECONDS)
     assert job.error is not None
     assert job.error.code == "out_of_memory", service.describe(job.id)
-    assert "Set x_training.precision to bfloat16, or x_training.max_length to" in job.error.message
+    assert "x_training.precision to bfloat16, or x_training.max_length to 16384" in job.error.message
 
 
 @pytest.fixture

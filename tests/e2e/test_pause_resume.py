@@ -200,7 +200,9 @@ def test_a_running_job_is_not_resumed(service: RunningService) -> None:
 
 
 def test_a_job_that_waits_is_held_and_starts_once_resumed(service: RunningService) -> None:
-    running, waiting = create(service, n_epochs=50), create(service)
+    running = create(service, n_epochs=50)
+    service.wait_for_job(running, "running", timeout=TRAINING_SECONDS)
+    waiting = create(service)
     service.wait_for_job(waiting, "queued")
     assert is_paused(pause(service, waiting))
     service.client.fine_tuning.jobs.cancel(running)
