@@ -55,7 +55,11 @@ ASSISTANT = {"role": "assistant", "content": "Hi"}
         (with_row({"messages": [USER, ASSISTANT | {"weight": 2}]}), "invalid_training_file", ["Row 4", "weight"]),
         (with_row({"messages": [USER, ASSISTANT | {"weight": 0}]}), "invalid_training_file", ["Row 4", "weight"]),
         (with_row({"prompt": "a", "completion": 7}), "invalid_training_file", ["Row 4", "completion"]),
-        (with_row({"input": {}, "preferred_output": []}), "invalid_training_file", ["Row 4", "the methods dpo and orpo"]),
+        (
+            with_row({"input": {}, "preferred_output": []}),
+            "invalid_training_file",
+            ["Row 4", "the methods dpo and orpo"],
+        ),
         (with_row(["not", "an", "object"]), "invalid_training_file", ["Row 4", "object"]),
     ],
 )
