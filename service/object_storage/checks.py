@@ -56,7 +56,7 @@ def _remedy(message: str) -> str:
     known = {
         "NoSuchBucket": "make the bucket first; the service does not",
         "AccessDenied": "the credentials need more rights: docs/storage.md has the policies",
-        "403": "the credentials need more rights: docs/storage.md has the policies",
+        "(403)": "the credentials need more rights: docs/storage.md has the policies",
         "InvalidAccessKeyId": "AWS_ACCESS_KEY_ID is not known to this server",
         "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is wrong, or FETTLE_S3_REGION is another one",
         "Could not connect": "FETTLE_S3_ENDPOINT_URL must name the server",

@@ -43,6 +43,10 @@ def test_a_good_bucket_is_a_zero(s3_bucket: S3Bucket) -> None:
         ({"aws_secret_access_key": "wrong"}, "AWS_SECRET_ACCESS_KEY is wrong"),
         ({"aws_access_key_id": "nobody"}, "AWS_ACCESS_KEY_ID is not known"),
         ({"fettle_s3_endpoint_url": "http://127.0.0.1:9"}, "FETTLE_S3_ENDPOINT_URL must name the server"),
+        (
+            {"fettle_s3_endpoint_url": "http://127.0.0.1:9", "fettle_storage_uri": "s3://area-403"},
+            "FETTLE_S3_ENDPOINT_URL must name the server",
+        ),
     ],
 )
 def test_a_bad_one_is_a_one_with_the_remedy(s3_bucket: S3Bucket, settings: dict[str, str], words: str) -> None:
