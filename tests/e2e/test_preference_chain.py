@@ -1,6 +1,7 @@
 """Chats, then preferences: the example of docs/preference.md as it stands there, with a real vLLM on the CPU."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def margins(serving: RunningService, model: str, rows: list[dict[str, Any]]) -> 
     return [chosen - rejected for chosen, rejected in zip(sums[::2], sums[1::2], strict=True)]
 
 
+@pytest.mark.skipif(not os.environ.get("FETTLE_TEST_LONG"), reason="FETTLE_TEST_LONG is not set")
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed on this system")
 def test_the_preferred_answers_become_likelier_on_held_out_pairs(
