@@ -14,7 +14,6 @@ TINY = ROOT / "base_models/fettle-tiny"
 @pytest.mark.parametrize(
     ("rows", "sha256", "tokens", "cut", "dropped"),
     [
-        ("stdlib_docstrings", "3291d0e83c7ea1fdccf4cd60cf431ac2d6311dfca6518173cd72dad3b1bb49f0", 30009, 0, 48),
         ("tool_calls", "43cafbd52e71f06742bec4f4d91607ca1dd43e2e21a0040b4d8b24621ec66e41", 23696, 2, 0),
     ],
 )
